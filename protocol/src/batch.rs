@@ -1,0 +1,148 @@
+//! Messages of one room on their way to its subscribers, encoded once for all of them.
+//!
+//! Invariants: the messages of a batch follow each other without a gap; an encoding is made at most once per
+//! (message, encoding, field set), by whichever subscriber asks first, and shared as counted bytes.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::encode::{self, Encoding};
+use crate::message::{Fields, Message};
+use crate::position::{Epoch, Position};
+use crate::room::RoomName;
+
+/// Messages of a room, in order and without a gap.
+#[derive(Debug)]
+pub struct Batch {
+    room: RoomName,
+    epoch: Epoch,
+    messages: Box<[Arc<Prepared>]>,
+    /// All frames one after the other.
+    joined: [OnceLock<Bytes>; Encoding::COUNT],
+    /// All notifications as one array.
+    arrays: [OnceLock<Bytes>; Encoding::COUNT],
+}
+
+/// One message and its encodings.
+#[derive(Debug)]
+pub struct Prepared {
+    room: RoomName,
+    message: Arc<Message>,
+    /// UTC milliseconds of the encoding.
+    server_time: u64,
+    whole: [OnceLock<Bytes>; Encoding::COUNT],
+    /// Boxed and empty for most: few rooms have subscribers with field sets.
+    filtered: OnceLock<Box<Mutex<FilteredFrames>>>,
+}
+
+type FilteredFrames = FxHashMap<(Fields, Encoding), Bytes>;
+
+impl Prepared {
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The message as a notification's frame.
+    #[must_use]
+    pub fn frame(&self, encoding: Encoding, fields: Option<&Fields>) -> Bytes {
+        let encode = || {
+            let json = encode::notification(&self.room, &self.message, self.server_time, fields);
+            encode::frame_json(&json, encoding)
+        };
+        let Some(fields) = fields else {
+            return self.whole[encoding as usize].get_or_init(encode).clone();
+        };
+        let mut filtered = self.filtered.get_or_init(Box::default).lock();
+        filtered.entry((fields.clone(), encoding)).or_insert_with(encode).clone()
+    }
+}
+
+impl Batch {
+    /// Takes messages that follow each other; `None` if there are none.
+    #[must_use]
+    pub fn new(room: RoomName, epoch: Epoch, messages: Vec<Arc<Message>>, server_time: u64) -> Option<Self> {
+        debug_assert!(messages.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq));
+        if messages.is_empty() {
+            return None;
+        }
+        let messages = messages
+            .into_iter()
+            .map(|message| Prepared {
+                room: room.clone(),
+                message,
+                server_time,
+                whole: Default::default(),
+                filtered: OnceLock::new(),
+            })
+            .map(Arc::new)
+            .collect();
+        let (joined, arrays) = Default::default();
+        Some(Self { room, epoch, messages, joined, arrays })
+    }
+
+    /// The room of all the messages.
+    #[must_use]
+    pub fn room(&self) -> &RoomName {
+        &self.room
+    }
+
+    /// The life of the log that they are from.
+    #[must_use]
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// How many messages; at least one.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Sequence number of the first message.
+    #[must_use]
+    pub fn first_seq(&self) -> u64 {
+        self.messages[0].message.seq
+    }
+
+    /// Position of the last message.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        Position { epoch: self.epoch.clone(), seq: self.first_seq() + self.len() as u64 - 1 }
+    }
+
+    /// The messages in order.
+    #[must_use]
+    pub fn messages(&self) -> &[Arc<Prepared>] {
+        &self.messages
+    }
+
+    fn frames(&self, encoding: Encoding) -> Vec<Bytes> {
+        self.messages.iter().map(|message| message.frame(encoding, None)).collect()
+    }
+
+    /// All messages as frames one after the other.
+    #[must_use]
+    pub fn joined(&self, encoding: Encoding) -> Bytes {
+        if let [only] = &*self.messages {
+            return only.frame(encoding, None);
+        }
+        let join = || encode::joined_frames(self.frames(encoding).iter());
+        self.joined[encoding as usize].get_or_init(join).clone()
+    }
+
+    /// All messages as one frame: an array, or the message itself where it is the only one.
+    #[must_use]
+    pub fn array(&self, encoding: Encoding) -> Bytes {
+        if let [only] = &*self.messages {
+            return only.frame(encoding, None);
+        }
+        let join = || encode::array_frame(self.frames(encoding).iter(), encoding);
+        self.arrays[encoding as usize].get_or_init(join).clone()
+    }
+}

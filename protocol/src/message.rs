@@ -1,0 +1,466 @@
+//! What clients say, and the messages of a room.
+//!
+//! Everything a client sends is bounded and checked here, once. MessagePack is turned into JSON text at the door,
+//! so that one parser and one set of rules serve both encodings.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::{ErrorCode, Failure};
+use crate::position::Position;
+use crate::room::RoomName;
+
+/// Longest `request_id`, `event`, `key` and `message_id` in bytes.
+pub const MAX_ID_LEN: usize = 128;
+/// Longest `trace_id` in bytes.
+pub const MAX_TRACE_LEN: usize = 256;
+/// Most names in a `fields` option.
+pub const MAX_FIELDS: usize = 64;
+/// Most messages that `history` may ask for.
+pub const MAX_HISTORY: usize = 10_000;
+/// Highest `max_rate`, in messages per second; above it a limit has no meaning.
+pub const MAX_RATE: f64 = 1_000.0;
+
+/// A message of a room, as its log keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Message {
+    /// Place in the room's log; the first message has 1.
+    pub seq: u64,
+    /// UTC milliseconds: the publisher's time, or the accepting node's where it gave none.
+    pub timestamp: u64,
+    /// What happened, such as `quote`; 1 to 128 bytes.
+    pub event: Arc<str>,
+    /// With `event`, what a newer message replaces for `latest` subscribers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Arc<str>>,
+    /// Any JSON value, byte for byte as it was published.
+    pub data: Box<RawValue>,
+}
+
+/// A message on its way into a room's log.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Publish {
+    /// Where it goes.
+    pub room: RoomName,
+    /// See [`Message::event`].
+    pub event: Arc<str>,
+    /// See [`Message::data`].
+    pub data: Box<RawValue>,
+    /// Makes the publish idempotent within the class's window; 1 to 128 bytes.
+    #[serde(default)]
+    pub message_id: Option<Box<str>>,
+    /// See [`Message::key`].
+    #[serde(default)]
+    pub key: Option<Arc<str>>,
+    /// UTC milliseconds.
+    #[serde(default)]
+    pub timestamp: Option<u64>,
+}
+
+impl Publish {
+    /// Reads and checks one publish from JSON text.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidParameters`] with the field that is wrong.
+    pub fn parse(json: &str) -> Result<Self, Failure> {
+        let publish: Self = serde_json::from_str(json).map_err(parameters)?;
+        check_id("event", Some(&publish.event))?;
+        check_id("message_id", publish.message_id.as_deref())?;
+        check_id("key", publish.key.as_deref())?;
+        Ok(publish)
+    }
+}
+
+/// Messages of a room's log, and where it stood when they were read.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The newest message of the room at that moment.
+    pub position: Position,
+    /// In order; the last one is at `position`, unless a limit cut them.
+    pub messages: Vec<Arc<Message>>,
+    /// Nothing between what was asked for and `position` is missing.
+    pub complete: bool,
+}
+
+/// Which part of a room's log is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    /// None of it, only the position.
+    Nothing,
+    /// The newest so many.
+    Last(usize),
+    /// Everything after this position.
+    After(Position),
+    /// At most so many after this sequence number, in the log's present life.
+    Since {
+        /// Sequence number before the first that is wanted.
+        seq: u64,
+        /// Most messages, oldest first.
+        limit: usize,
+    },
+}
+
+/// How a subscriber is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// Every message, in order.
+    #[default]
+    All,
+    /// The newest value per `(room, event, key)`.
+    Latest,
+}
+
+/// Options of `subscribe`, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscribe {
+    /// The room to follow.
+    pub room: RoomName,
+    /// What to send first.
+    pub replay: Replay,
+    /// In order, or conflated.
+    pub delivery: Delivery,
+    /// Milliseconds between two messages of one `(room, event, key)`; 0 for no limit.
+    pub min_interval_ms: u64,
+    /// Keys of `data` that are sent; all of them without it.
+    pub fields: Option<Fields>,
+}
+
+/// A set of top-level keys of `data`, sorted. Cloning counts a reference.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fields(Arc<[Box<str>]>);
+
+impl Fields {
+    /// Takes names in any order.
+    #[must_use]
+    pub fn new(mut names: Vec<Box<str>>) -> Self {
+        names.sort_unstable();
+        names.dedup();
+        Self(names.into())
+    }
+
+    /// Whether the key is sent.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.binary_search_by(|have| (**have).cmp(name)).is_ok()
+    }
+}
+
+/// A client's message.
+#[derive(Debug)]
+pub struct ClientMessage<'a> {
+    /// Echoed in the answer; empty for `ping`.
+    pub request_id: Cow<'a, str>,
+    /// Echoed in the answer.
+    pub trace_id: Option<Cow<'a, str>>,
+    /// What is wanted.
+    pub body: Body<'a>,
+}
+
+/// What a client's message wants.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// `request`: the action, and its payload as JSON text.
+    Request {
+        /// Name of the action.
+        action: Cow<'a, str>,
+        /// JSON text; `{}` where the client sent none.
+        payload: &'a str,
+    },
+    /// `subscribe`.
+    Subscribe(Subscribe),
+    /// `unsubscribe`.
+    Unsubscribe(RoomName),
+    /// `ping`, with the number to be echoed.
+    Ping {
+        /// JSON text of a number, or `null`.
+        timestamp: &'a str,
+    },
+}
+
+/// A message that cannot be served, with the id to answer under where it could be made out.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The client's `request_id`.
+    pub request_id: Option<String>,
+    /// The client's `trace_id`.
+    pub trace_id: Option<String>,
+    /// What is wrong.
+    pub failure: Failure,
+}
+
+/// serde borrows into a `Cow` field, but not into an `Option<Cow>`; this makes it borrow there too.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    request_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    action: Option<Text<'a>>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    trace_id: Option<Text<'a>>,
+}
+
+/// Only the id, for answering a message whose other fields are of the wrong type.
+#[derive(Deserialize)]
+struct IdOnly {
+    request_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SubscribeFields {
+    room: RoomName,
+    recover: Option<Position>,
+    history: Option<u64>,
+    delivery: Option<Delivery>,
+    max_rate: Option<f64>,
+    fields: Option<Vec<Box<str>>>,
+}
+
+#[derive(Deserialize)]
+struct RoomOnly {
+    room: RoomName,
+}
+
+impl<'a> ClientMessage<'a> {
+    /// Reads and checks one message from JSON text.
+    ///
+    /// # Errors
+    /// With the error code that the contract gives for what is wrong.
+    pub fn parse(text: &'a str) -> Result<Self, Rejected> {
+        let envelope: Envelope<'a> = serde_json::from_str(text).map_err(|error| {
+            let request_id = serde_json::from_str::<IdOnly>(text).ok().and_then(|only| only.request_id);
+            let request_id = request_id.filter(|id| (1..=MAX_ID_LEN).contains(&id.len()));
+            Rejected { request_id, trace_id: None, failure: format(error.to_string()) }
+        })?;
+        let Envelope { kind, request_id, action, payload, timestamp, trace_id } = envelope;
+        let trace_id = trace_id.map(|id| id.0).filter(|id| id.len() <= MAX_TRACE_LEN);
+        let given = request_id.is_some();
+        let request_id = request_id.map(|id| id.0).filter(|id| (1..=MAX_ID_LEN).contains(&id.len()));
+        let body = match kind.as_ref().map(|kind| kind.0.as_ref()) {
+            Some("request") => request(action, payload),
+            Some("subscribe") => Subscribe::parse(text).map(Body::Subscribe),
+            Some("unsubscribe") => serde_json::from_str::<RoomOnly>(text)
+                .map(|only| Body::Unsubscribe(only.room))
+                .map_err(parameters),
+            Some("ping") => ping(timestamp),
+            Some(other) => {
+                let other: String = other.chars().take(32).collect();
+                Err(format(format!("unknown type `{other}`: request, subscribe, unsubscribe or ping")))
+            }
+            None => Err(format("type is missing")),
+        };
+        match (body, request_id) {
+            (Ok(body @ Body::Ping { .. }), _) => Ok(Self { request_id: Cow::Borrowed(""), trace_id, body }),
+            (Ok(body), Some(request_id)) => Ok(Self { request_id, trace_id, body }),
+            (body, request_id) => {
+                let missing = if given { "request_id has 1 to 128 bytes" } else { "request_id is missing" };
+                Err(Rejected {
+                    request_id: request_id.map(Cow::into_owned),
+                    trace_id: trace_id.map(Cow::into_owned),
+                    failure: body.err().unwrap_or_else(|| format(missing)),
+                })
+            }
+        }
+    }
+}
+
+fn format(message: impl Into<String>) -> Failure {
+    Failure::new(ErrorCode::InvalidMessageFormat, message)
+}
+
+fn request<'a>(action: Option<Text<'a>>, payload: Option<&'a RawValue>) -> Result<Body<'a>, Failure> {
+    let action = action.ok_or_else(|| format("action is missing"))?.0;
+    Ok(Body::Request { action, payload: payload.map_or("{}", RawValue::get) })
+}
+
+fn ping(timestamp: Option<&RawValue>) -> Result<Body<'_>, Failure> {
+    let timestamp = timestamp.map_or("null", RawValue::get);
+    match serde_json::from_str::<Option<f64>>(timestamp) {
+        Ok(_) => Ok(Body::Ping { timestamp }),
+        Err(_) => Err(Failure::parameters("timestamp is not a number")),
+    }
+}
+
+impl Subscribe {
+    /// Reads and checks the options from the JSON text of the whole message.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidParameters`] with the option that is wrong.
+    pub fn parse(json: &str) -> Result<Self, Failure> {
+        let raw: SubscribeFields = serde_json::from_str(json).map_err(parameters)?;
+        let delivery = raw.delivery.unwrap_or_default();
+        let min_interval_ms = match raw.max_rate {
+            None => 0,
+            Some(_) if delivery == Delivery::All => {
+                return Err(Failure::parameters("max_rate needs delivery `latest`"));
+            }
+            Some(rate) if rate > 0.0 && rate <= MAX_RATE => (1_000.0 / rate).ceil() as u64,
+            Some(rate) => {
+                return Err(Failure::parameters(format!(
+                    "max_rate is {rate}; allowed is above 0 and at most {MAX_RATE}"
+                )));
+            }
+        };
+        let replay = match (raw.recover, raw.history) {
+            (Some(_), Some(_)) => return Err(Failure::parameters("recover and history exclude each other")),
+            (Some(position), None) => Replay::After(position),
+            (None, Some(count)) if count > MAX_HISTORY as u64 => {
+                return Err(Failure::parameters(format!("history is {count}; at most {MAX_HISTORY}")));
+            }
+            (None, Some(count)) => Replay::Last(count as usize),
+            (None, None) => Replay::Nothing,
+        };
+        let fields = match raw.fields {
+            Some(names) if names.is_empty() || names.len() > MAX_FIELDS => {
+                return Err(Failure::parameters(format!("fields has 1 to {MAX_FIELDS} names")));
+            }
+            names => names.map(Fields::new),
+        };
+        Ok(Self { room: raw.room, replay, delivery, min_interval_ms, fields })
+    }
+}
+
+/// Turns a MessagePack message into JSON text.
+///
+/// # Errors
+/// When it is not one complete MessagePack value, nests deeper than 128, or holds what JSON has no word for:
+/// binary and extension values, map keys that are not strings.
+pub fn json_from_msgpack(bytes: &[u8]) -> Result<String, Failure> {
+    let mut rest = bytes;
+    let mut reader = rmp_serde::Deserializer::new(&mut rest);
+    reader.set_max_depth(128);
+    let value = serde_json::Value::deserialize(&mut reader).map_err(|error| format(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(format("bytes after the end of the message"));
+    }
+    serde_json::to_string(&value).map_err(|error| format(error.to_string()))
+}
+
+/// Turns JSON text of our own making into MessagePack.
+#[must_use]
+pub fn msgpack_from_json(json: &[u8]) -> Vec<u8> {
+    let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    rmp_serde::to_vec_named(&value).unwrap_or_default()
+}
+
+fn check_id(name: &str, value: Option<&str>) -> Result<(), Failure> {
+    match value {
+        Some(text) if !(1..=MAX_ID_LEN).contains(&text.len()) => {
+            Err(Failure::parameters(format!("{name} has 1 to {MAX_ID_LEN} bytes")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A serde error as [`ErrorCode::InvalidParameters`]: its text names the field and what was expected.
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(crate) fn parameters(error: serde_json::Error) -> Failure {
+    Failure::parameters(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(text: &str) -> (Option<String>, ErrorCode) {
+        let rejected = ClientMessage::parse(text).unwrap_err();
+        (rejected.request_id, rejected.failure.code)
+    }
+
+    #[test]
+    fn wrong_messages_get_their_code_and_keep_their_id() {
+        use ErrorCode::{InvalidMessageFormat as Format, InvalidParameters as Parameters};
+        let long = format!(r#"{{"type":"request","request_id":"{}","action":"echo"}}"#, "x".repeat(129));
+        let cases = [
+            ("", None, Format),
+            ("[]", None, Format),
+            ("{", None, Format),
+            ("{}", None, Format),
+            (r#"{"type":"request","action":"echo"}"#, None, Format),
+            (r#"{"type":"request","request_id":"","action":"echo"}"#, None, Format),
+            (long.as_str(), None, Format),
+            (r#"{"type":"request","request_id":"a"}"#, Some("a"), Format),
+            (r#"{"type":"request","request_id":"a","action":7}"#, Some("a"), Format),
+            (r#"{"type":"nope","request_id":"a"}"#, Some("a"), Format),
+            (r#"{"type":"ping","timestamp":"x"}"#, None, Parameters),
+            (r#"{"type":"subscribe","request_id":"a"}"#, Some("a"), Parameters),
+            (r#"{"type":"subscribe","request_id":"a","room":""}"#, Some("a"), Parameters),
+            (r#"{"type":"subscribe","request_id":"a","room":"r","history":-1}"#, Some("a"), Parameters),
+            (r#"{"type":"subscribe","request_id":"a","room":"r","history":10001}"#, Some("a"), Parameters),
+            (r#"{"type":"subscribe","request_id":"a","room":"r","fields":[]}"#, Some("a"), Parameters),
+            (r#"{"type":"subscribe","request_id":"a","room":"r","delivery":"some"}"#, Some("a"), Parameters),
+            (r#"{"type":"subscribe","request_id":"a","room":"r","max_rate":1}"#, Some("a"), Parameters),
+            (
+                r#"{"type":"subscribe","request_id":"a","room":"r","delivery":"latest","max_rate":-1}"#,
+                Some("a"),
+                Parameters,
+            ),
+            (r#"{"type":"unsubscribe","request_id":"a","room":"a b"}"#, Some("a"), Parameters),
+        ];
+        for (text, id, code) in cases {
+            assert_eq!(failure(text), (id.map(str::to_owned), code), "{text}");
+        }
+    }
+
+    #[test]
+    fn payload_keeps_its_bytes_and_unknown_fields_are_ignored() {
+        let text = r#"{"type":"request","request_id":"a","x":1,"action":"echo","payload":{"p": 1.1200}}"#;
+        let Body::Request { payload, .. } = ClientMessage::parse(text).unwrap().body else { panic!() };
+        assert_eq!(payload, r#"{"p": 1.1200}"#);
+    }
+
+    #[test]
+    fn escaped_ids_are_understood() {
+        let text = r#"{"type":"request","request_id":"\u0061\"","action":"e\u0063ho"}"#;
+        let message = ClientMessage::parse(text).unwrap();
+        assert_eq!(message.request_id, "a\"");
+    }
+
+    #[test]
+    fn msgpack_that_json_cannot_say_is_refused() {
+        let good = rmp_serde::to_vec(&serde_json::json!({"type":"ping","timestamp":1})).unwrap();
+        assert_eq!(json_from_msgpack(&good).unwrap(), r#"{"timestamp":1,"type":"ping"}"#);
+        let mut trailing = good.clone();
+        trailing.push(0);
+        let cases: [&[u8]; 6] = [
+            &trailing,
+            &good[..good.len() - 1],
+            &[0x81, 0xA1, b'a', 0xC4, 1, 0], // {"a": bin}
+            &[0x81, 1, 2],                   // {1: 2}
+            &[0xC1],                         // reserved
+            &[0x91; 200],                    // arrays in arrays
+        ];
+        for bytes in cases {
+            assert!(json_from_msgpack(bytes).is_err(), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn publishes_are_checked() {
+        let good = r#"{"room":"r","event":"e","data":[1, 2],"message_id":"m","key":"k","timestamp":5}"#;
+        assert_eq!(Publish::parse(good).unwrap().data.get(), "[1, 2]");
+        for bad in [
+            r#"{"room":"r","event":"e"}"#,
+            r#"{"room":"r","data":1}"#,
+            r#"{"room":"r","event":"","data":1}"#,
+            r#"{"room":"r","event":"e","data":1,"message_id":""}"#,
+            r#"{"room":"r","event":"e","data":1,"timestamp":-1}"#,
+            r#"{"room":"r!","event":"e","data":1}"#,
+        ] {
+            assert_eq!(Publish::parse(bad).unwrap_err().code, ErrorCode::InvalidParameters, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What a client can ask for.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::close::CloseCode;
+use crate::encode::{self, Stamp};
+use crate::error::{ErrorCode, Failure};
+use crate::identity::{Identity, Role};
+use crate::message::{
+    Body, ClientMessage, Fields, History, MAX_HISTORY, Publish, Replay, Subscribe, parameters,
+};
+use crate::room::RoomName;
+
+use super::subscription::Subscription;
+use super::{Command, Now, Purpose, Session, Waiting};
+
+#[derive(Deserialize)]
+struct AuthPayload {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct HistoryPayload {
+    room: RoomName,
+    since_seq: Option<u64>,
+    limit: Option<u64>,
+}
+
+/// Messages of a history answer where the client names no limit.
+const DEFAULT_HISTORY: u64 = 100;
+
+impl Session {
+    pub(super) fn handle_message(&mut self, now: Now, message: ClientMessage<'_>) {
+        let ClientMessage { request_id, trace_id, body } = message;
+        let stamp =
+            Stamp { server_time: now.utc, request_id: Some(&request_id), trace_id: trace_id.as_deref() };
+        let result = match body {
+            Body::Ping { timestamp } => {
+                self.send(&encode::pong(timestamp, now.utc));
+                Ok(())
+            }
+            Body::Request { action, payload } => self.request(now, stamp, &action, payload),
+            Body::Subscribe(options) => self.subscribe(stamp, &options),
+            Body::Unsubscribe(room) => self.unsubscribe(stamp, room),
+        };
+        if let Err(failure) = result {
+            self.fail(stamp, &failure);
+        }
+    }
+
+    fn request(&mut self, now: Now, stamp: Stamp<'_>, action: &str, payload: &str) -> Result<(), Failure> {
+        match action {
+            "echo" => self.send(&encode::response_raw(stamp, payload)),
+            "time" => self.send(&encode::response(stamp, &json!({ "server_time": now.utc }))),
+            "rooms" => {
+                let mut rooms: Vec<_> = self.rooms().collect();
+                rooms.sort_unstable();
+                let rooms: Vec<_> =
+                    rooms.into_iter().map(|(room, seq)| json!({ "room": room, "seq": seq })).collect();
+                self.send(&encode::response(stamp, &json!({ "rooms": rooms })));
+            }
+            "stats" => self.send(&encode::response(stamp, &self.stats(now))),
+            "auth" => {
+                let AuthPayload { token } = serde_json::from_str(payload).map_err(parameters)?;
+                self.command(wait(stamp, Purpose::Authenticate), Command::Authenticate(token));
+            }
+            "publish" => {
+                let publish = Publish::parse(payload)?;
+                if !self.policy.classes.may_publish(&self.identity, &publish.room) {
+                    return Err(denied("publish into", &publish.room));
+                }
+                self.command(wait(stamp, Purpose::Publish), Command::Publish(publish));
+            }
+            "history" => self.history(stamp, payload)?,
+            "presence" => return Err(Failure::unavailable("presence is not kept by this deployment")),
+            "get_market_data" => return Err(Failure::unavailable("no time-series store is configured")),
+            "watchlist.list" | "watchlist.add" | "watchlist.remove" | "alert.list" | "alert.create"
+            | "alert.delete" => return Err(Failure::unavailable("no relational store is configured")),
+            other => {
+                let other: String = other.chars().take(64).collect();
+                return Err(Failure::new(ErrorCode::InvalidAction, format!("there is no action `{other}`")));
+            }
+        }
+        Ok(())
+    }
+
+    fn history(&mut self, stamp: Stamp<'_>, payload: &str) -> Result<(), Failure> {
+        let HistoryPayload { room, since_seq, limit } = serde_json::from_str(payload).map_err(parameters)?;
+        if !self.policy.classes.may_subscribe(&self.identity, &room) {
+            return Err(denied("read", &room));
+        }
+        let replay = history_replay(since_seq, limit)?;
+        let purpose = Purpose::History { room: room.clone() };
+        self.command(wait(stamp, purpose), Command::History { room, replay });
+        Ok(())
+    }
+
+    fn subscribe(&mut self, stamp: Stamp<'_>, options: &Subscribe) -> Result<(), Failure> {
+        let room = &options.room;
+        if !self.policy.classes.may_subscribe(&self.identity, room) {
+            return Err(denied("subscribe to", room));
+        }
+        if self.subscriptions.contains_key(room) {
+            let failure = Failure::new(ErrorCode::AlreadySubscribed, "the session follows this room already");
+            return Err(failure.with_details(json!({ "room": room })));
+        }
+        let limit = self.policy.max_subscriptions;
+        if self.subscriptions.len() >= limit {
+            let failure = Failure::new(ErrorCode::SubscriptionFailed, "too many subscriptions");
+            return Err(failure.with_details(json!({ "room": room, "max_subscriptions": limit })));
+        }
+        let mut subscription = Subscription::new(options);
+        let purpose = Purpose::Subscribe { room: room.clone(), respond: true };
+        let command = Command::Subscribe { room: room.clone(), replay: options.replay.clone() };
+        subscription.await_reply(self.command(wait(stamp, purpose), command));
+        self.subscriptions.insert(room.clone(), subscription);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, stamp: Stamp<'_>, room: RoomName) -> Result<(), Failure> {
+        if self.subscriptions.remove(&room).is_none() {
+            let failure = Failure::new(ErrorCode::RoomNotFound, "the session does not follow this room");
+            return Err(failure.with_details(json!({ "room": room })));
+        }
+        self.left(&room);
+        self.send(&encode::response(stamp, &json!({ "room": room, "status": "unsubscribed" })));
+        self.forget(room);
+        Ok(())
+    }
+
+    /// Forgets when the room's conflated messages were due: a new subscription schedules its own.
+    pub(super) fn left(&mut self, room: &RoomName) {
+        self.due.retain(|due| due != room);
+        self.held.retain(|held| held.0.1 != *room);
+    }
+
+    /// A token was checked: takes its identity, and ends what that may not follow.
+    pub(super) fn renewed(&mut self, now: Now, stamp: Stamp<'_>, identity: Identity) {
+        if self.identity.role != Role::Anonymous && self.identity.user_id != identity.user_id {
+            let failure = Failure::new(ErrorCode::PermissionDenied, "the token is of another user");
+            return self.fail(stamp, &failure);
+        }
+        self.identity = identity;
+        let data = json!({ "user_id": self.identity.user_id, "expires_at": self.identity.expires_at });
+        self.send(&encode::response(stamp, &data));
+        let classes = &self.policy.classes;
+        let lost: Vec<RoomName> = self
+            .subscriptions
+            .keys()
+            .filter(|room| !classes.may_subscribe(&self.identity, room))
+            .cloned()
+            .collect();
+        for room in lost {
+            self.subscriptions.remove(&room);
+            self.left(&room);
+            self.reject(now, None, None, &denied("follow", &room));
+            self.forget(room);
+        }
+    }
+
+    fn stats(&self, now: Now) -> serde_json::Value {
+        let counters = self.counters;
+        json!({
+            "session_id": self.id,
+            "connected_at": self.connected_utc,
+            "connected_ms": now.utc.saturating_sub(self.connected_utc),
+            "subscriptions": self.subscriptions.len(),
+            "messages_in": counters.messages_in,
+            "notifications_out": counters.notifications_out,
+            "bytes_out": counters.bytes_out,
+            "conflated": counters.conflated,
+            "errors": counters.errors,
+            "queued_bytes": self.queued_bytes(),
+            "round_trip_ms": self.round_trip_ms,
+            "quality": self.quality(),
+        })
+    }
+
+    /// An operator ends the connection.
+    pub fn disconnect(&mut self) {
+        self.close(CloseCode::Disconnected);
+    }
+}
+
+fn wait(stamp: Stamp<'_>, purpose: Purpose) -> Waiting {
+    Waiting {
+        request_id: stamp.request_id.unwrap_or_default().into(),
+        trace_id: stamp.trace_id.map(Into::into),
+        purpose,
+    }
+}
+
+fn denied(what: &str, room: &RoomName) -> Failure {
+    Failure::new(ErrorCode::PermissionDenied, format!("may not {what} this room"))
+        .with_details(json!({ "room": room }))
+}
+
+/// Which part of the log `history` with these parameters is.
+///
+/// # Errors
+/// When the limit is 0 or above [`MAX_HISTORY`].
+pub fn history_replay(since_seq: Option<u64>, limit: Option<u64>) -> Result<Replay, Failure> {
+    let limit = limit.unwrap_or(DEFAULT_HISTORY);
+    if !(1..=MAX_HISTORY as u64).contains(&limit) {
+        return Err(Failure::parameters(format!("limit is {limit}; allowed is 1 to {MAX_HISTORY}")));
+    }
+    Ok(match since_seq {
+        Some(seq) => Replay::Since { seq, limit: limit as usize },
+        None => Replay::Last(limit as usize),
+    })
+}
+
+/// The `data` of an answer that carries messages of a room; `recovered` is told to subscribers only.
+#[must_use]
+pub fn history_data(
+    room: &RoomName,
+    history: &History,
+    server_time: u64,
+    recovered: Option<bool>,
+    fields: Option<&Fields>,
+) -> String {
+    let mut out = format!(
+        r#"{{"room":"{room}","epoch":{},"seq":{},"#,
+        serde_json::json!(history.position.epoch),
+        history.position.seq
+    );
+    if let Some(recovered) = recovered {
+        out.push_str(if recovered { r#""recovered":true,"# } else { r#""recovered":false,"# });
+    }
+    out.push_str(r#""messages":["#);
+    for (n, message) in history.messages.iter().enumerate() {
+        if n > 0 {
+            out.push(',');
+        }
+        let json = encode::notification(room, message, server_time, fields);
+        // Notifications are made from strings and JSON text.
+        out.push_str(std::str::from_utf8(&json).unwrap_or("null"));
+    }
+    out.push_str("]}");
+    out
+}

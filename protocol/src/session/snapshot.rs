@@ -1,0 +1,81 @@
+//! What another node needs to go on with a session where this one stopped.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encode::Encoding;
+use crate::identity::Identity;
+use crate::message::{Delivery, Fields};
+use crate::position::Position;
+use crate::room::RoomName;
+
+use super::subscription::Subscription;
+use super::{Now, Policy, Session};
+
+/// A session at rest. Requests that were not answered are not in it: the client's side sends them again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The session's name; it keeps it.
+    pub session_id: String,
+    /// Who it belongs to.
+    pub identity: Identity,
+    /// How it is spoken to.
+    pub encoding: Encoding,
+    /// Arrays of notifications are allowed.
+    pub batch: bool,
+    /// UTC milliseconds since when it is connected.
+    pub connected_at: u64,
+    /// What it follows, sorted by room.
+    pub subscriptions: Vec<SubscriptionSnapshot>,
+}
+
+/// One room that a session follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriptionSnapshot {
+    /// The room.
+    pub room: RoomName,
+    /// The last message that was sent, or, for `all`, queued: whoever restores the snapshot sees to it that what
+    /// was queued reaches the client, or takes the position that the client really has.
+    pub position: Position,
+    /// In order, or conflated.
+    pub delivery: Delivery,
+    /// Milliseconds between two messages of one `(room, event, key)`; 0 for no limit.
+    pub min_interval_ms: u64,
+    /// Keys of `data` that are sent.
+    pub fields: Option<Fields>,
+    /// Conflated messages up to `position` that no `conflated` count has told of yet.
+    pub carried: u64,
+}
+
+impl Session {
+    /// The session as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut subscriptions: Vec<_> =
+            self.subscriptions.iter().filter_map(|(room, held)| held.snapshot(room)).collect();
+        subscriptions.sort_by(|a, b| a.room.cmp(&b.room));
+        Snapshot {
+            session_id: self.id.to_string(),
+            identity: self.identity.clone(),
+            encoding: self.encoding,
+            batch: self.batch,
+            connected_at: self.connected_utc,
+            subscriptions,
+        }
+    }
+
+    /// A session that goes on where the snapshot was taken: it greets nobody, and asks for what came after the
+    /// positions in it. A room whose log cannot give that is announced by `resync`.
+    #[must_use]
+    pub fn restore(now: Now, policy: Arc<Policy>, snapshot: Snapshot) -> Self {
+        let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions } = snapshot;
+        let mut session = Self::silent(now, &session_id, policy, identity, encoding, batch);
+        session.connected_utc = connected_at;
+        for held in subscriptions {
+            session.subscriptions.insert(held.room.clone(), Subscription::restored(&held));
+            session.catch_up_from(held.room, held.position);
+        }
+        session
+    }
+}

@@ -1,0 +1,319 @@
+//! One room that a session follows: the gate while its history is read, and the delivery after it.
+
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::close::CloseCode;
+use crate::conflate::{Latest, Next};
+use crate::encode::{self, Encoding, Stamp};
+use crate::error::{ErrorCode, Failure};
+use crate::message::{Delivery, Fields, History, Replay, Subscribe};
+use crate::position::Position;
+use crate::room::RoomName;
+
+use super::{Command, Now, Purpose, Session, SubscriptionSnapshot, Ticket, Waiting, actions};
+
+/// The state of one subscription.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    delivery: Delivery,
+    min_interval_ms: u64,
+    fields: Option<Fields>,
+    /// What was asked for first: decides whether `recovered` is told.
+    recover: bool,
+    /// See [`Latest::carried`]; waits here until the gate opens.
+    carried: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The history is being read: live messages wait.
+    Gated { ticket: Option<Ticket>, from: Option<Position>, gate: Vec<Arc<Batch>>, messages: usize, overflowed: bool },
+    /// Every message goes straight on.
+    Live {
+        /// The newest message that was queued, sent or conflated.
+        position: Position,
+        /// For `latest`.
+        table: Option<Box<Latest>>,
+        /// The room is in the session's `due` or `held`.
+        scheduled: bool,
+    },
+}
+
+impl State {
+    fn gated(from: Option<Position>) -> Self {
+        Self::Gated { ticket: None, from, gate: Vec::new(), messages: 0, overflowed: false }
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(options: &Subscribe) -> Self {
+        let from = match &options.replay {
+            Replay::After(position) => Some(position.clone()),
+            _ => None,
+        };
+        Self {
+            delivery: options.delivery,
+            min_interval_ms: options.min_interval_ms,
+            fields: options.fields.clone(),
+            recover: from.is_some(),
+            carried: 0,
+            state: State::gated(from),
+        }
+    }
+
+    pub(super) fn restored(snapshot: &SubscriptionSnapshot) -> Self {
+        let from = Some(snapshot.position.clone());
+        Self {
+            delivery: snapshot.delivery,
+            min_interval_ms: snapshot.min_interval_ms,
+            fields: snapshot.fields.clone(),
+            recover: true,
+            carried: snapshot.carried,
+            state: State::gated(from),
+        }
+    }
+
+    pub(super) fn await_reply(&mut self, to: Ticket) {
+        if let State::Gated { ticket, .. } = &mut self.state {
+            *ticket = Some(to);
+        }
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        match &self.state {
+            State::Gated { from, .. } => from.as_ref().map_or(0, |position| position.seq),
+            State::Live { position, .. } => position.seq,
+        }
+    }
+
+    pub(super) fn fields(&self) -> Option<&Fields> {
+        self.fields.as_ref()
+    }
+
+    pub(super) fn table_bytes(&self) -> usize {
+        match &self.state {
+            State::Live { table: Some(table), .. } => table.bytes(),
+            _ => 0,
+        }
+    }
+
+    pub(super) fn poll_latest(&mut self, now: u64) -> Next {
+        match &mut self.state {
+            State::Live { table: Some(table), .. } => table.poll(now),
+            _ => Next::Empty,
+        }
+    }
+
+    pub(super) fn set_scheduled(&mut self, to: bool) {
+        if let State::Live { scheduled, .. } = &mut self.state {
+            *scheduled = to;
+        }
+    }
+
+    /// What another node needs to go on; `None` where the subscription was not answered yet.
+    pub(super) fn snapshot(&self, room: &RoomName) -> Option<SubscriptionSnapshot> {
+        let (position, carried) = match &self.state {
+            State::Live { position, table: None, .. } => (position.clone(), 0),
+            State::Live { position, table: Some(table), .. } => {
+                (Position { epoch: position.epoch.clone(), seq: table.sent_seq() }, table.carried())
+            }
+            State::Gated { from, .. } => (from.clone()?, self.carried),
+        };
+        Some(SubscriptionSnapshot {
+            room: room.clone(),
+            position,
+            delivery: self.delivery,
+            min_interval_ms: self.min_interval_ms,
+            fields: self.fields.clone(),
+            carried,
+        })
+    }
+}
+
+impl Session {
+    /// Takes messages of a room, which follow those of the calls before without a gap or start a new epoch.
+    pub fn handle_batch(&mut self, now: Now, batch: &Arc<Batch>) {
+        let limit = self.policy.max_gate_messages;
+        let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
+        if let State::Gated { gate, messages, overflowed, .. } = &mut subscription.state {
+            *messages += batch.len();
+            *overflowed |= *messages > limit;
+            if *overflowed {
+                *gate = Vec::new();
+            } else {
+                gate.push(batch.clone());
+            }
+        } else {
+            self.deliver(now, batch);
+        }
+    }
+
+    /// The history has been read: answers the client and opens the gate.
+    pub(super) fn subscribed(
+        &mut self,
+        now: Now,
+        stamp: Stamp<'_>,
+        ticket: Ticket,
+        room: &RoomName,
+        result: Result<History, Failure>,
+        respond: bool,
+    ) {
+        // The client may have left the room, and even come back, while its history was read.
+        let Some(subscription) = self.subscriptions.get_mut(room) else {
+            let failure = Failure::new(ErrorCode::SubscriptionFailed, "unsubscribed before it was set up");
+            return self.fail(stamp, &failure);
+        };
+        let State::Gated { ticket: awaited, gate, overflowed, .. } = &mut subscription.state else { return };
+        if *awaited != Some(ticket) {
+            let failure = Failure::new(ErrorCode::SubscriptionFailed, "unsubscribed before it was set up");
+            return self.fail(stamp, &failure);
+        }
+        let history = match result {
+            Ok(history) => history,
+            Err(mut failure) => {
+                self.subscriptions.remove(room);
+                self.forget(room.clone());
+                let details = failure.details.take().unwrap_or_else(|| serde_json::json!({}));
+                return self.fail(stamp, &failure.with_details(merged(details, room)));
+            }
+        };
+        let overflowed = *overflowed;
+        let gate = std::mem::take(gate);
+        let start = match history.messages.first() {
+            Some(first) if !respond => first.seq - 1,
+            _ => history.position.seq,
+        };
+        let table = (subscription.delivery == Delivery::Latest)
+            .then(|| Box::new(Latest::new(subscription.min_interval_ms, start, subscription.carried)));
+        let position = Position { epoch: history.position.epoch.clone(), seq: start };
+        subscription.state = State::Live { position: position.clone(), table, scheduled: false };
+        let recovered = subscription.recover && history.complete;
+        if respond {
+            let fields = subscription.fields.clone();
+            let data = actions::history_data(room, &history, now.utc, Some(recovered), fields.as_ref());
+            self.counters.notifications_out += history.messages.len() as u64;
+            let json = encode::response_raw(stamp, &data);
+            self.send(&json);
+        } else {
+            if !recovered {
+                self.resync(now, room, &position);
+            }
+            let epoch = history.position.epoch.clone();
+            if let Some(batch) = Batch::new(room.clone(), epoch, history.messages, now.utc) {
+                self.deliver(now, &Arc::new(batch));
+            }
+        }
+        if overflowed {
+            return self.catch_up(room, history.position);
+        }
+        for batch in gate {
+            self.deliver(now, &batch);
+        }
+    }
+
+    /// More came while the history was read than the gate holds: reads what came since, as often as it takes.
+    fn catch_up(&mut self, room: &RoomName, from: Position) {
+        let Some(subscription) = self.subscriptions.get_mut(room) else { return };
+        subscription.recover = true;
+        let gated = State::gated(Some(from.clone()));
+        let fields = subscription.fields.clone();
+        if let State::Live { table: Some(table), .. } = std::mem::replace(&mut subscription.state, gated) {
+            self.flush(*table, fields.as_ref());
+        }
+        self.left(room);
+        self.catch_up_from(room.clone(), from);
+    }
+
+    /// Asks for what came after a position, to be delivered as live messages.
+    pub(super) fn catch_up_from(&mut self, room: RoomName, from: Position) {
+        let purpose = Purpose::Subscribe { room: room.clone(), respond: false };
+        let waiting = Waiting { request_id: "".into(), trace_id: None, purpose };
+        let command = Command::Subscribe { room: room.clone(), replay: Replay::After(from) };
+        let ticket = self.command(waiting, command);
+        if let Some(subscription) = self.subscriptions.get_mut(&room) {
+            subscription.await_reply(ticket);
+        }
+    }
+
+    /// Queues all that a conflation table holds.
+    fn flush(&mut self, table: Latest, fields: Option<&Fields>) {
+        for (message, conflated) in table.drain() {
+            let frame = message.frame(self.encoding, fields);
+            let frame = self.conflated(frame, conflated);
+            self.out.push_live(frame);
+        }
+    }
+
+    /// Queues what is new in a batch; tells the client first if something before it is missing.
+    fn deliver(&mut self, now: Now, batch: &Arc<Batch>) {
+        let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
+        let State::Live { position, table, .. } = &mut subscription.state else { return };
+        let same = position.epoch == *batch.epoch();
+        let seen = if same { (position.seq + 1).saturating_sub(batch.first_seq()) as usize } else { 0 };
+        if seen >= batch.len() {
+            return;
+        }
+        let gap = !same || batch.first_seq() > position.seq + 1;
+        *position = batch.end();
+        if gap {
+            let start = Position { epoch: batch.epoch().clone(), seq: batch.first_seq() - 1 };
+            let old = table.as_mut().map(|table| {
+                std::mem::replace(&mut **table, Latest::new(subscription.min_interval_ms, start.seq, 0))
+            });
+            let fields = subscription.fields.clone();
+            // The last values of the log's old life still go out, before the client hears of the new one.
+            if let Some(old) = old {
+                self.flush(old, fields.as_ref());
+            }
+            self.resync(now, batch.room(), &start);
+        }
+        self.queue(batch, seen);
+    }
+
+    /// Queues the messages from an index on: for `all` as frames, for `latest` in the table.
+    fn queue(&mut self, batch: &Arc<Batch>, seen: usize) {
+        let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
+        let waiting = if let State::Live { table: Some(table), scheduled, .. } = &mut subscription.state {
+            for message in &batch.messages()[seen..] {
+                table.push(message);
+            }
+            if !std::mem::replace(scheduled, true) {
+                self.due.push_back(batch.room().clone());
+            }
+            table.bytes()
+        } else {
+            self.counters.notifications_out += (batch.len() - seen) as u64;
+            match &subscription.fields {
+                None if seen == 0 => self.out.push_live(whole(batch, self.encoding, self.batch)),
+                fields => {
+                    for message in &batch.messages()[seen..] {
+                        self.out.push_live(message.frame(self.encoding, fields.as_ref()));
+                    }
+                }
+            }
+            self.out.live_bytes()
+        };
+        if waiting > self.policy.max_queue_bytes {
+            self.close(CloseCode::SlowConsumer);
+        }
+    }
+
+    /// Tells the client that messages before this position are lost to it.
+    fn resync(&mut self, now: Now, room: &RoomName, to: &Position) {
+        let json = encode::notice(room.as_str(), "resync", to.seq, now.utc, to);
+        self.out.push_live(encode::frame_json(&json, self.encoding));
+    }
+}
+
+fn whole(batch: &Batch, encoding: Encoding, arrays: bool) -> bytes::Bytes {
+    if arrays { batch.array(encoding) } else { batch.joined(encoding) }
+}
+
+fn merged(mut details: serde_json::Value, room: &RoomName) -> serde_json::Value {
+    if let Some(object) = details.as_object_mut() {
+        object.insert("room".into(), room.as_str().into());
+    }
+    details
+}
