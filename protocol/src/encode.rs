@@ -46,6 +46,15 @@ impl Encoding {
         }
     }
 
+    /// A short label, for operators.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Msgpack => "msgpack",
+        }
+    }
+
     fn opcode(self) -> Opcode {
         match self {
             Self::Json => Opcode::Text,

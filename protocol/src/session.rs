@@ -199,6 +199,22 @@ impl Session {
         session
     }
 
+    /// A session for a client that is not let in: tells it why, and closes.
+    #[must_use]
+    pub fn refused(
+        now: Now,
+        id: &str,
+        policy: Arc<Policy>,
+        encoding: Encoding,
+        failure: &Failure,
+        code: CloseCode,
+    ) -> Self {
+        let mut session = Self::silent(now, id, policy, Identity::anonymous(), encoding, false);
+        session.reject(now, None, None, failure);
+        session.close(code);
+        session
+    }
+
     fn silent(
         now: Now,
         id: &str,
@@ -396,6 +412,12 @@ impl Session {
     #[must_use]
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// How it is spoken to.
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// Who it belongs to.

@@ -1,0 +1,3 @@
+//! What node and gateway processes share: the broker between them, and their configuration.
+
+pub mod broker;

@@ -1,0 +1,143 @@
+//! The HTTP API of a node.
+//!
+//! Every error is JSON, `{"error_code","error_message"}`, with the status that belongs to the code.
+
+mod publish;
+mod rooms;
+mod sessions;
+mod status;
+
+use std::future::{Ready, ready};
+use std::rc::Rc;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
+use actix_web::http::{StatusCode, header};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
+use serde_json::json;
+use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::identity::{Identity, Role};
+
+use crate::clock;
+use crate::worker::Worker;
+
+pub(crate) type WorkerData = web::ThinData<Rc<Worker>>;
+
+/// The routes.
+pub(crate) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(status::healthz))
+        .route("/readyz", web::get().to(status::readyz))
+        .route("/metrics", web::get().to(status::metrics))
+        .route("/api/socketio-status", web::get().to(status::socketio))
+        .route("/ws", web::get().to(status::upgrade_required))
+        .service(
+            web::scope("/api/v1")
+                .route("/publish", web::post().to(publish::publish))
+                .route("/rooms", web::get().to(rooms::list))
+                .route("/rooms/{room}", web::get().to(rooms::one))
+                .route("/rooms/{room}/history", web::get().to(rooms::history))
+                .route("/sessions", web::get().to(sessions::list))
+                .route("/sessions/{id}", web::get().to(sessions::one))
+                .route("/sessions/{id}", web::delete().to(sessions::disconnect))
+                .route("/stats", web::get().to(status::stats)),
+        );
+}
+
+pub(crate) async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let text = format!("there is no {} {}", request.method(), request.path());
+    Err(ApiError { status: StatusCode::NOT_FOUND, failure: Failure::new(ErrorCode::InvalidAction, text) })
+}
+
+/// A failure as an HTTP answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    failure: Failure,
+}
+
+impl ApiError {
+    fn not_found(message: &str) -> Self {
+        let failure = Failure::new(ErrorCode::RoomNotFound, message);
+        Self { status: StatusCode::NOT_FOUND, failure }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        Self { status: status_of(failure.code), failure }
+    }
+}
+
+fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::AuthRequired | ErrorCode::AuthFailed | ErrorCode::AuthTokenExpired => StatusCode::UNAUTHORIZED,
+        ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
+        ErrorCode::RoomNotFound => StatusCode::NOT_FOUND,
+        ErrorCode::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// The JSON of an error.
+pub(crate) fn error_body(failure: &Failure) -> String {
+    json!({ "error_code": failure.code, "error_message": failure.message }).to_string()
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        response.insert_header((header::CONTENT_TYPE, "application/json")).body(error_body(&self.failure))
+    }
+}
+
+/// The credential of an `Authorization: Bearer` header (RFC 6750 §2.1).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credential) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+}
+
+/// Who calls.
+pub(crate) struct Caller(pub(crate) Identity);
+
+impl Caller {
+    /// Operators, publishers, and everyone where `auth.anonymous = "full"`.
+    fn may_look(&self) -> Result<(), ApiError> {
+        let looks = matches!(self.0.role, Role::Operator | Role::Publisher) || self.0.anonymous_may_publish;
+        if looks { Ok(()) } else { Err(denied("role operator or publisher is needed")) }
+    }
+
+    /// Operators only.
+    fn may_operate(&self) -> Result<(), ApiError> {
+        if self.0.role == Role::Operator { Ok(()) } else { Err(denied("role operator is needed")) }
+    }
+}
+
+fn denied(message: &str) -> ApiError {
+    Failure::new(ErrorCode::PermissionDenied, message).into()
+}
+
+impl FromRequest for Caller {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Some(web::ThinData(worker)) = request.app_data::<WorkerData>() else {
+            return ready(Err(Failure::new(ErrorCode::InternalError, "no worker").into()));
+        };
+        let identity = worker.auth.identify(bearer(request.headers()), clock::now().utc);
+        ready(identity.map(Caller).map_err(|error| Failure::from(error).into()))
+    }
+}

@@ -1,0 +1,70 @@
+//! `POST /api/v1/publish`.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::message::Publish;
+
+use super::{ApiError, Caller, WorkerData, status_of};
+
+#[derive(Deserialize)]
+struct Many<'a> {
+    #[serde(borrow)]
+    messages: Option<Vec<&'a RawValue>>,
+}
+
+/// Publishes one message, or several in order. One that is refused does not hold up the others.
+pub(super) async fn publish(
+    worker: WorkerData,
+    Caller(caller): Caller,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let format = |message: String| Failure::new(ErrorCode::InvalidMessageFormat, message);
+    let text = std::str::from_utf8(&body).map_err(|error| format(error.to_string()))?;
+    let many: Many<'_> = serde_json::from_str(text).map_err(|error| format(error.to_string()))?;
+    let texts: Vec<&str> = match &many.messages {
+        Some(messages) => messages.iter().map(|message| message.get()).collect(),
+        None => vec![text],
+    };
+    if texts.len() > worker.max_publish_batch {
+        let text = format!("{} messages; at most {} at a time", texts.len(), worker.max_publish_batch);
+        return Err(Failure::parameters(text).into());
+    }
+    let check = |text: &str| {
+        let publish = Publish::parse(text)?;
+        if worker.policy.classes.may_publish(&caller, &publish.room) {
+            Ok(publish)
+        } else {
+            Err(Failure::new(ErrorCode::PermissionDenied, "may not publish into this room"))
+        }
+    };
+    let checked: Vec<Result<Publish, Failure>> = texts.into_iter().map(check).collect();
+    let good = checked.iter().flatten().cloned().collect();
+    let mut answers = worker.publish(good).await.into_iter();
+    let mut worst = StatusCode::OK;
+    let mut kept = 0;
+    let mut results: Vec<Value> = Vec::with_capacity(checked.len());
+    for message in checked {
+        let answer = message.and_then(|_| match answers.next() {
+            Some(answer) => answer.map_err(Failure::from),
+            None => Err(Failure::new(ErrorCode::InternalError, "the broker gave no answer")),
+        });
+        results.push(match answer {
+            Ok(position) => {
+                kept += 1;
+                json!(position)
+            }
+            Err(failure) => {
+                worst = worst.max(status_of(failure.code));
+                json!({ "error_code": failure.code, "error_message": failure.message })
+            }
+        });
+    }
+    // Some kept is an answer of its own; none kept is an error as a whole.
+    let status = if kept > 0 || results.is_empty() { StatusCode::OK } else { worst };
+    Ok(HttpResponse::build(status).json(json!({ "results": results })))
+}

@@ -1,0 +1,73 @@
+//! Health, metrics and counters.
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use serde_json::json;
+use tickmesh_protocol::error::{ErrorCode, Failure};
+
+use super::{ApiError, Caller, WorkerData};
+use crate::clock;
+
+/// The process is alive.
+pub(super) async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok" }))
+}
+
+/// The node takes clients.
+pub(super) async fn readyz(worker: WorkerData) -> HttpResponse {
+    if worker.connections.draining() {
+        HttpResponse::ServiceUnavailable().json(json!({ "status": "draining" }))
+    } else {
+        HttpResponse::Ok().json(json!({ "status": "ready" }))
+    }
+}
+
+/// The counters in the Prometheus exposition format.
+pub(super) async fn metrics(worker: WorkerData) -> Result<HttpResponse, ApiError> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &worker.registry)
+        .map_err(|error| Failure::new(ErrorCode::InternalError, error.to_string()))?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, kind)).body(text))
+}
+
+/// What the system that this one replaces answered at this address.
+pub(super) async fn socketio(worker: WorkerData) -> HttpResponse {
+    let status = if worker.connections.draining() { "draining" } else { "active" };
+    HttpResponse::Ok().json(json!({
+        "status": status,
+        "connections": worker.connections.open(),
+        "server_time": clock::now().utc,
+    }))
+}
+
+/// `/ws` without an upgrade.
+pub(super) async fn upgrade_required() -> HttpResponse {
+    HttpResponse::UpgradeRequired()
+        .insert_header((header::UPGRADE, "websocket"))
+        .json(json!({ "error_code": ErrorCode::InvalidMessageFormat,
+            "error_message": "this address speaks WebSocket" }))
+}
+
+/// The counters of this node as JSON.
+pub(super) async fn stats(worker: WorkerData, caller: Caller) -> Result<HttpResponse, ApiError> {
+    caller.may_look()?;
+    let metrics = &worker.metrics;
+    let now = clock::now().utc;
+    Ok(HttpResponse::Ok().json(json!({
+        "node_id": worker.policy.node_id,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_ms": now.saturating_sub(worker.started_at),
+        "server_time": now,
+        "draining": worker.connections.draining(),
+        "connections": worker.connections.open(),
+        "sessions": metrics.sessions.get(),
+        "published_messages": metrics.published.get(),
+        "publish_errors": metrics.publish_errors.get(),
+        "fanout_messages": metrics.fanout_messages.get(),
+        "deliveries": metrics.deliveries.get(),
+        "sent_bytes": metrics.bytes_out.get(),
+        "broker_queue_overflows": metrics.missed.get(),
+        "log_repairs": metrics.repairs.get(),
+    })))
+}

@@ -1,0 +1,336 @@
+//! From the broker to the hubs: one task per node.
+//!
+//! It drains what has arrived, checks per room that nothing is missing, has a hole filled from the log before
+//! anything later goes on, and hands each room's messages as one batch to the hubs that asked for the room.
+//!
+//! Invariants: the batches of a room that reach a hub follow each other without a gap, or start at a place that the
+//! log could not join to what was before (sessions see that and announce `resync`). It must not know sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tickmesh_cluster::broker::{Broker, BrokerError, Event, Events};
+use tickmesh_protocol::batch::Batch;
+use tickmesh_protocol::message::{History, Message, Replay};
+use tickmesh_protocol::position::{Epoch, Position};
+use tickmesh_protocol::room::RoomName;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::hub::HubSender;
+use crate::metrics::Metrics;
+
+/// Events taken at a time.
+const DRAIN: usize = 1_024;
+/// Interests that wait for the task.
+const CONTROL: usize = 4_096;
+/// Messages of one room that are held while its log is read. What is beyond is read from the log as well.
+const HELD: usize = 10_000;
+/// Wait before a log that could not be read is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Index of a hub within its node.
+pub type HubIndex = usize;
+
+/// How hubs say which rooms they want.
+#[derive(Debug, Clone)]
+pub struct FanoutHandle {
+    control: mpsc::Sender<Control>,
+}
+
+#[derive(Debug)]
+enum Control {
+    Join { room: RoomName, hub: HubIndex, turn: u64, reply: oneshot::Sender<Result<(), BrokerError>> },
+    Leave { room: RoomName, hub: HubIndex, turn: u64 },
+}
+
+impl FanoutHandle {
+    /// From the answer on, every later message of the room reaches the hub. `turn` grows with every call of a hub.
+    ///
+    /// # Errors
+    /// When the broker is unavailable.
+    pub async fn join(&self, room: RoomName, hub: HubIndex, turn: u64) -> Result<(), BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || BrokerError::Unavailable("the node is stopping".into());
+        self.control.send(Control::Join { room, hub, turn, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// The hub wants no more of the room, unless it joined again after this turn: the two may overtake each other.
+    pub async fn leave(&self, room: RoomName, hub: HubIndex, turn: u64) {
+        let _ = self.control.send(Control::Leave { room, hub, turn }).await;
+    }
+}
+
+/// Starts the task on the present runtime. It ends when all handles or the broker's events are gone.
+#[must_use]
+pub fn start(
+    broker: Arc<dyn Broker>,
+    events: Events,
+    hubs: Vec<HubSender>,
+    metrics: Arc<Metrics>,
+) -> FanoutHandle {
+    let (control, commands) = mpsc::channel(CONTROL);
+    let fanout = Fanout { broker, hubs, metrics, rooms: FxHashMap::default(), reads: JoinSet::new() };
+    tokio::spawn(fanout.run(events, commands));
+    FanoutHandle { control }
+}
+
+struct Fanout {
+    broker: Arc<dyn Broker>,
+    hubs: Vec<HubSender>,
+    metrics: Arc<Metrics>,
+    rooms: FxHashMap<RoomName, Room>,
+    /// Calls to the broker that are under way.
+    reads: JoinSet<(RoomName, Read)>,
+}
+
+#[derive(Debug)]
+enum Read {
+    Subscribed(Result<Position, BrokerError>),
+    Log(Result<History, BrokerError>),
+}
+
+#[derive(Debug)]
+struct Room {
+    /// Hubs that want it, each with its latest turn.
+    hubs: Vec<(HubIndex, u64)>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The broker was asked for live messages; what comes meanwhile is held.
+    Joining { waiting: Vec<oneshot::Sender<Result<(), BrokerError>>>, held: Held },
+    /// Everything up to here went to the hubs.
+    Live(Position),
+    /// A hole is being filled from the log.
+    Repairing { from: Position, held: Held },
+}
+
+/// Live messages that wait for a call to the broker.
+#[derive(Debug, Default)]
+struct Held {
+    messages: Vec<(Epoch, Arc<Message>)>,
+    /// More came than is held: the log has to be read once more.
+    overflowed: bool,
+}
+
+impl Held {
+    fn push(&mut self, epoch: Epoch, message: Arc<Message>) {
+        if self.messages.len() < HELD {
+            self.messages.push((epoch, message));
+        } else {
+            self.overflowed = true;
+        }
+    }
+}
+
+impl Fanout {
+    async fn run(mut self, mut events: Events, mut commands: mpsc::Receiver<Control>) {
+        let mut buffer = Vec::with_capacity(DRAIN);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.control(command).await,
+                    None => return,
+                },
+                Some(done) = self.reads.join_next() => match done {
+                    Ok((room, read)) => self.finished(room, read).await,
+                    Err(error) => tracing::error!(%error, "a call to the broker panicked"),
+                },
+                open = events.receive(&mut buffer, DRAIN) => {
+                    if !open {
+                        return;
+                    }
+                    self.events(&mut buffer).await;
+                }
+            }
+        }
+    }
+
+    async fn control(&mut self, command: Control) {
+        match command {
+            Control::Join { room, hub, turn, reply } => {
+                if !self.rooms.contains_key(&room) {
+                    self.ask(room.clone());
+                    let state = State::Joining { waiting: Vec::new(), held: Held::default() };
+                    self.rooms.insert(room.clone(), Room { hubs: Vec::new(), state });
+                }
+                let Some(entry) = self.rooms.get_mut(&room) else { return };
+                match entry.hubs.iter_mut().find(|(have, _)| *have == hub) {
+                    Some((_, latest)) => *latest = turn.max(*latest),
+                    None => entry.hubs.push((hub, turn)),
+                }
+                match &mut entry.state {
+                    State::Joining { waiting, .. } => waiting.push(reply),
+                    State::Live(_) | State::Repairing { .. } => {
+                        let _ = reply.send(Ok(()));
+                    }
+                }
+            }
+            Control::Leave { room, hub, turn } => {
+                let Some(entry) = self.rooms.get_mut(&room) else { return };
+                entry.hubs.retain(|(have, latest)| *have != hub || *latest > turn);
+                if entry.hubs.is_empty() {
+                    self.rooms.remove(&room);
+                    self.broker.unsubscribe(&room).await;
+                }
+            }
+        }
+    }
+
+    /// Asks the broker for a room's live messages.
+    fn ask(&mut self, room: RoomName) {
+        let broker = self.broker.clone();
+        self.reads.spawn(async move {
+            let result = broker.subscribe(&room).await;
+            (room, Read::Subscribed(result))
+        });
+    }
+
+    /// Reads what a room's log has after a position.
+    fn read(&mut self, room: RoomName, from: Position, delay: Duration) {
+        let broker = self.broker.clone();
+        self.metrics.repairs.inc();
+        self.reads.spawn(async move {
+            tokio::time::sleep(delay).await;
+            let result = broker.history(&room, Replay::After(from)).await;
+            (room, Read::Log(result))
+        });
+    }
+
+    async fn finished(&mut self, name: RoomName, read: Read) {
+        let Some(room) = self.rooms.get_mut(&name) else {
+            // Everybody left while the broker was asked.
+            self.broker.unsubscribe(&name).await;
+            return;
+        };
+        match (read, &mut room.state) {
+            (Read::Subscribed(result), State::Joining { waiting, held }) => {
+                let (waiting, held) = (std::mem::take(waiting), std::mem::take(held));
+                let answer = result.as_ref().map(|_| ()).map_err(Clone::clone);
+                match result {
+                    Ok(position) => room.state = State::Live(position),
+                    Err(error) => {
+                        tracing::warn!(room = %name, %error, "cannot follow a room");
+                        self.rooms.remove(&name);
+                    }
+                }
+                for reply in waiting {
+                    let _ = reply.send(answer.clone());
+                }
+                self.resume(name, held).await;
+            }
+            (Read::Log(Ok(history)), State::Repairing { held, .. }) => {
+                let held = std::mem::take(held);
+                if !history.complete {
+                    tracing::warn!(room = %name, position = ?history.position, "messages are lost to the log");
+                }
+                room.state = State::Live(history.position.clone());
+                let hubs = room.hubs.clone();
+                self.send(&name, &hubs, history.position.epoch, history.messages).await;
+                self.resume(name, held).await;
+            }
+            (Read::Log(Err(error)), State::Repairing { from, .. }) => {
+                tracing::warn!(room = %name, %error, "cannot read a log, will try again");
+                let from = from.clone();
+                self.read(name, from, RETRY);
+            }
+            // The room was left and joined again meanwhile.
+            (Read::Subscribed(_) | Read::Log(_), _) => {}
+        }
+    }
+
+    /// Goes on with what was held.
+    async fn resume(&mut self, room: RoomName, held: Held) {
+        let overflowed = held.overflowed;
+        self.advance(room.clone(), held.messages).await;
+        if overflowed {
+            self.check(&room);
+        }
+    }
+
+    /// Reads what the log has beyond what is known of a room.
+    fn check(&mut self, room: &RoomName) {
+        let Some(entry) = self.rooms.get_mut(room) else { return };
+        if let State::Live(position) = &entry.state {
+            let from = position.clone();
+            entry.state = State::Repairing { from: from.clone(), held: Held::default() };
+            self.read(room.clone(), from, Duration::ZERO);
+        }
+    }
+
+    async fn events(&mut self, buffer: &mut Vec<Event>) {
+        let mut missed = false;
+        // Most drains hold one room or few: its messages go on together.
+        let mut grouped: FxHashMap<RoomName, Vec<(Epoch, Arc<Message>)>> = FxHashMap::default();
+        for event in buffer.drain(..) {
+            match event {
+                Event::Message { room, epoch, message } => {
+                    grouped.entry(room).or_default().push((epoch, message));
+                }
+                Event::Missed => missed = true,
+            }
+        }
+        for (room, messages) in grouped {
+            self.advance(room, messages).await;
+        }
+        if missed {
+            self.metrics.missed.inc();
+            let rooms: Vec<_> = self.rooms.keys().cloned().collect();
+            for room in rooms {
+                self.check(&room);
+            }
+        }
+    }
+
+    /// Takes a room's next messages: those that follow go to the hubs; from a hole on, they are held.
+    async fn advance(&mut self, name: RoomName, messages: Vec<(Epoch, Arc<Message>)>) {
+        let Some(room) = self.rooms.get_mut(&name) else { return };
+        let mut run: Vec<Arc<Message>> = Vec::with_capacity(messages.len());
+        let mut hole = None;
+        let mut run_epoch = None;
+        for (epoch, message) in messages {
+            match &mut room.state {
+                State::Joining { held, .. } | State::Repairing { held, .. } => held.push(epoch, message),
+                State::Live(position) => {
+                    let same = position.epoch == epoch;
+                    if same && message.seq <= position.seq {
+                        continue;
+                    }
+                    if same && message.seq == position.seq + 1 {
+                        position.seq += 1;
+                        run_epoch.get_or_insert(epoch);
+                        run.push(message);
+                        continue;
+                    }
+                    let from = position.clone();
+                    let mut held = Held::default();
+                    held.push(epoch, message);
+                    hole = Some(from.clone());
+                    room.state = State::Repairing { from, held };
+                }
+            }
+        }
+        if let Some(epoch) = run_epoch {
+            let hubs = room.hubs.clone();
+            self.send(&name, &hubs, epoch, run).await;
+        }
+        if let Some(from) = hole {
+            self.read(name, from, Duration::ZERO);
+        }
+    }
+
+    async fn send(&self, room: &RoomName, hubs: &[(HubIndex, u64)], epoch: Epoch, messages: Vec<Arc<Message>>) {
+        let count = messages.len() as u64;
+        let Some(batch) = Batch::new(room.clone(), epoch, messages, clock::now().utc) else { return };
+        self.metrics.fanout_messages.inc_by(count);
+        let batch = Arc::new(batch);
+        for (hub, _) in hubs {
+            self.hubs[*hub].batch(batch.clone()).await;
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The sessions of one worker thread, by room.
+//!
+//! A hub lives on its thread and is shared by `Rc` with the sessions there, which join and leave by plain calls.
+//! Batches come through one bounded queue; the hub empties it and gives each session one merged delivery.
+//!
+//! Invariants: the hub owns the only long-lived address of each session and sends with `try_send`, so that the bound
+//! of a mailbox holds; what a full mailbox refuses stays here, in order and bounded, and what is dropped beyond that
+//! is a hole that the session announces. No borrow is held across an await.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::dev::SendError;
+use actix::{Addr, Message};
+use futures_util::future::join_all;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use tickmesh_cluster::broker::BrokerError;
+use tickmesh_protocol::batch::Batch;
+use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::room::RoomName;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fanout::{FanoutHandle, HubIndex};
+use crate::metrics::Metrics;
+use crate::session::{SessionActor, SessionInfo};
+
+/// Requests to a hub that may wait.
+const QUEUE: usize = 1_024;
+/// Requests taken at a time.
+const DRAIN: usize = 256;
+/// Batches that may wait here for one session whose mailbox is full. A session takes a whole delivery at a time, so
+/// this many mean that its thread has no time for it at all.
+const MAX_PENDING: usize = 4_096;
+
+/// Live messages for a session.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Deliver(pub(crate) SmallVec<[Arc<Batch>; 1]>);
+
+/// Ends a session.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Close(pub(crate) CloseCode);
+
+/// Asks a session about itself.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "SessionInfo")]
+pub(crate) struct Describe;
+
+/// What others ask of a hub.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Messages of a room.
+    Batch(Arc<Batch>),
+    /// How many sessions follow each room.
+    Rooms(oneshot::Sender<Vec<(RoomName, usize)>>),
+    /// At most so many sessions.
+    Sessions(usize, oneshot::Sender<Vec<SessionInfo>>),
+    /// One session by its id.
+    Session(String, oneshot::Sender<Option<SessionInfo>>),
+    /// Ends one session; answers whether there is one.
+    Disconnect(String, oneshot::Sender<bool>),
+    /// Ends all sessions.
+    CloseAll(CloseCode),
+}
+
+/// Where a hub is asked.
+#[derive(Debug, Clone)]
+pub struct HubSender {
+    requests: mpsc::Sender<Request>,
+}
+
+impl HubSender {
+    pub(crate) async fn batch(&self, batch: Arc<Batch>) {
+        self.send(Request::Batch(batch)).await;
+    }
+
+    pub(crate) async fn send(&self, request: Request) {
+        // A hub that is gone has no session that could miss it.
+        let _ = self.requests.send(request).await;
+    }
+
+    pub(crate) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(request(reply)).await;
+        answer.await.ok()
+    }
+}
+
+/// The receiving end of a hub that no thread runs yet.
+#[derive(Debug)]
+pub struct HubSeat {
+    index: HubIndex,
+    requests: mpsc::Receiver<Request>,
+}
+
+/// The queue of the hub with this index.
+#[must_use]
+pub fn seat(index: HubIndex) -> (HubSender, HubSeat) {
+    let (sender, requests) = mpsc::channel(QUEUE);
+    (HubSender { requests: sender }, HubSeat { index, requests })
+}
+
+/// Names a session within its hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct MemberKey(u64);
+
+/// The sessions of this thread.
+pub(crate) struct Hub {
+    index: HubIndex,
+    fanout: FanoutHandle,
+    metrics: Arc<Metrics>,
+    inner: RefCell<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    members: FxHashMap<MemberKey, Member>,
+    by_id: FxHashMap<Arc<str>, MemberKey>,
+    rooms: FxHashMap<RoomName, Room>,
+    next_key: u64,
+    /// Counts the calls of `join`, so that the fan-out can tell a late `leave` from a timely one.
+    turns: u64,
+    /// Members with something pending, each once.
+    touched: Vec<MemberKey>,
+    /// Messages queued for members since they were counted last.
+    deliveries: u64,
+}
+
+#[derive(Default)]
+struct Room {
+    members: Vec<MemberKey>,
+    /// Turn of the latest `join`.
+    turn: u64,
+}
+
+struct Member {
+    id: Arc<str>,
+    address: Addr<SessionActor>,
+    pending: SmallVec<[Arc<Batch>; 1]>,
+}
+
+impl Hub {
+    /// Takes the seat on the present thread.
+    pub(crate) fn start(seat: HubSeat, fanout: FanoutHandle, metrics: Arc<Metrics>) -> Rc<Self> {
+        let hub = Rc::new(Self { index: seat.index, fanout, metrics, inner: RefCell::default() });
+        actix_rt::spawn(hub.clone().run(seat.requests));
+        hub
+    }
+
+    async fn run(self: Rc<Self>, mut requests: mpsc::Receiver<Request>) {
+        let mut buffer = Vec::with_capacity(DRAIN);
+        while requests.recv_many(&mut buffer, DRAIN).await > 0 {
+            for request in buffer.drain(..) {
+                self.handle(request);
+            }
+            self.metrics.deliveries.inc_by(self.inner.borrow_mut().flush());
+            // Sessions of this thread write what they got before the next drain: what comes meanwhile is merged.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn handle(&self, request: Request) {
+        let mut inner = self.inner.borrow_mut();
+        match request {
+            Request::Batch(batch) => inner.queue(&batch),
+            Request::Rooms(reply) => {
+                let counts = inner.rooms.iter().map(|(name, room)| (name.clone(), room.members.len()));
+                let _ = reply.send(counts.collect());
+            }
+            Request::Sessions(limit, reply) => {
+                let asked: Vec<_> = inner.members.values().take(limit).map(Member::describe).collect();
+                actix_rt::spawn(async move {
+                    let _ = reply.send(join_all(asked).await.into_iter().flatten().collect());
+                });
+            }
+            Request::Session(id, reply) => {
+                let asked = inner.by_id(&id).map(Member::describe);
+                actix_rt::spawn(async move {
+                    let _ = reply.send(match asked {
+                        Some(asked) => asked.await,
+                        None => None,
+                    });
+                });
+            }
+            Request::Disconnect(id, reply) => {
+                let found = inner.by_id(&id).map(|member| member.close(CloseCode::Disconnected));
+                let _ = reply.send(found.is_some());
+            }
+            Request::CloseAll(code) => inner.members.values().for_each(|member| member.close(code)),
+        }
+    }
+
+    /// Takes in a session.
+    pub(crate) fn enter(&self, id: Arc<str>, address: Addr<SessionActor>) -> MemberKey {
+        let mut inner = self.inner.borrow_mut();
+        let key = MemberKey(inner.next_key);
+        inner.next_key += 1;
+        inner.by_id.insert(id.clone(), key);
+        inner.members.insert(key, Member { id, address, pending: SmallVec::new() });
+        key
+    }
+
+    /// Forgets a session and the rooms that it follows.
+    pub(crate) fn exit<'r>(self: &Rc<Self>, key: MemberKey, rooms: impl Iterator<Item = &'r RoomName>) {
+        for room in rooms {
+            self.leave(key, room);
+        }
+        let mut inner = self.inner.borrow_mut();
+        if let Some(member) = inner.members.remove(&key) {
+            inner.by_id.remove(&member.id);
+        }
+    }
+
+    /// From the answer on, every later message of the room is delivered to the session.
+    pub(crate) async fn join(&self, key: MemberKey, room: RoomName) -> Result<(), BrokerError> {
+        let turn = self.inner.borrow_mut().join(key, &room);
+        self.fanout.join(room, self.index, turn).await
+    }
+
+    /// The session wants no more of the room.
+    pub(crate) fn leave(self: &Rc<Self>, key: MemberKey, room: &RoomName) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(held) = inner.rooms.get_mut(room) else { return };
+        if let Some(at) = held.members.iter().position(|member| *member == key) {
+            held.members.swap_remove(at);
+        }
+        if held.members.is_empty() {
+            let turn = held.turn;
+            inner.rooms.remove(room);
+            let (hub, room) = (self.clone(), room.clone());
+            actix_rt::spawn(async move { hub.fanout.leave(room, hub.index, turn).await });
+        }
+    }
+}
+
+impl Inner {
+    fn by_id(&self, id: &str) -> Option<&Member> {
+        self.members.get(self.by_id.get(id)?)
+    }
+
+    fn join(&mut self, key: MemberKey, room: &RoomName) -> u64 {
+        self.turns += 1;
+        let held = self.rooms.entry(room.clone()).or_default();
+        held.turn = self.turns;
+        if !held.members.contains(&key) {
+            held.members.push(key);
+        }
+        self.turns
+    }
+
+    fn queue(&mut self, batch: &Arc<Batch>) {
+        let Some(room) = self.rooms.get(batch.room()) else { return };
+        self.deliveries += (room.members.len() * batch.len()) as u64;
+        for key in &room.members {
+            let Some(member) = self.members.get_mut(key) else { continue };
+            if member.pending.is_empty() {
+                self.touched.push(*key);
+            }
+            member.pending.push(batch.clone());
+        }
+    }
+
+    /// Gives every session what is pending for it, and says how many messages were queued since the last time.
+    fn flush(&mut self) -> u64 {
+        let members = &mut self.members;
+        self.touched.retain(|key| {
+            let Some(member) = members.get_mut(key) else { return false };
+            match member.address.try_send(Deliver(std::mem::take(&mut member.pending))) {
+                Ok(()) | Err(SendError::Closed(_)) => false,
+                Err(SendError::Full(Deliver(pending))) => {
+                    // The session sees a hole in what follows, and tells its client by `resync`.
+                    if pending.len() <= MAX_PENDING {
+                        member.pending = pending;
+                    }
+                    !member.pending.is_empty()
+                }
+            }
+        });
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Member {
+    fn describe(&self) -> impl Future<Output = Option<SessionInfo>> + use<> {
+        let request = self.address.send(Describe);
+        async move { request.await.ok() }
+    }
+
+    fn close(&self, code: CloseCode) {
+        // A mailbox that is full belongs to a session that is behind; it hears of the end by its heartbeat.
+        if let Err(error) = self.address.try_send(Close(code)) {
+            tracing::warn!(session = %self.id, %error, "cannot tell a session to close");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! A tickmesh node: holds connections as actix actors and serves the HTTP API.
+//!
+//! One process may hold several nodes. Each has its own listener, worker threads, hubs and connection to the broker;
+//! nodes know each other only through the broker.
+//!
+//! * [`server`]: listener, upgrade, shutdown · [`session`]: the actor round the protocol's session machine
+//! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
+//! * [`api`]: the HTTP API · [`auth`], [`limits`]: who and how many may connect · [`metrics`], [`clock`]
+
+pub mod api;
+pub mod auth;
+pub mod clock;
+pub mod fanout;
+pub mod hub;
+pub mod limits;
+pub mod metrics;
+pub mod server;
+pub mod session;
+mod upgrade;
+mod worker;
+
+pub use server::{Node, StartError};

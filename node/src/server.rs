@@ -1,0 +1,228 @@
+//! One node: its listener, worker threads and shutdown.
+//!
+//! Invariant: everything that can be wrong with the configuration shows before the listener takes its first connection.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpService, Request};
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::{App, web};
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tickmesh_cluster::broker::{Broker, Events};
+use tickmesh_cluster::config::Config;
+use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::room::Classes;
+use tickmesh_protocol::session::Policy;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::auth::{Auth, AuthSetupError};
+use crate::hub::{Hub, HubSeat, Request as HubRequest};
+use crate::limits::Connections;
+use crate::metrics::Metrics;
+use crate::worker::{Shared, Worker};
+use crate::{api, clock, fanout, hub, upgrade};
+
+/// Bytes that the kernel holds unsent for one connection: what is beyond stays where it can be conflated.
+const NOTSENT_LOWAT: u32 = 64 * 1024;
+/// Largest request line and headers, in bytes, of the HTTP server (a constant of `actix-http`).
+pub const MAX_HEAD_BYTES: usize = 131_072;
+
+/// A node cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The keys that are configured cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+}
+
+/// Adds routes of its own to a node's HTTP server.
+pub type Routes = fn(&mut web::ServiceConfig);
+
+/// A node that serves.
+pub struct Node {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    server: ServerHandle,
+    running: JoinHandle<std::io::Result<()>>,
+    shutdown_timeout: Duration,
+}
+
+impl Node {
+    /// Starts a node on the present actix system. Port 0 takes any free port. `id` names the node in the cluster;
+    /// `events` belongs to `broker`.
+    ///
+    /// # Errors
+    /// When the keys or the address cannot be used.
+    pub fn start(
+        config: &Config,
+        id: &str,
+        broker: Arc<dyn Broker>,
+        events: Events,
+        routes: Routes,
+    ) -> Result<Self, StartError> {
+        let auth = Auth::new(&config.auth)?;
+        let at = config.node.listen;
+        let listen = |error| StartError::Listen { address: at, error };
+        let listener = bind(at).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+
+        let workers = match config.node.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
+        let metrics = Arc::new(Metrics::default());
+        let connections = Connections::new(config.limits.max_connections);
+        let shared = Arc::new(Shared {
+            registry: metrics.registry(connections.clone()),
+            policy: Arc::new(policy(config, id)),
+            auth,
+            connections,
+            hubs: senders.clone(),
+            origins: config.server.origins.clone(),
+            stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
+            max_publish_batch: config.limits.max_publish_batch,
+            started_at: clock::now().utc,
+            broker: broker.clone(),
+            metrics: metrics.clone(),
+        });
+        let fanout = fanout::start(broker, events, senders, metrics);
+        let server = serve(config, listener, shared.clone(), fanout, seats, routes).map_err(listen)?;
+        let handle = server.handle();
+        let running = tokio::spawn(server);
+        let shutdown_timeout = Duration::from_millis(config.server.shutdown_timeout_ms);
+        tracing::info!(node = id, %address, workers, "node is ready");
+        Ok(Self { shared, address, server: handle, running, shutdown_timeout })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.open()
+    }
+
+    /// Takes no more connections, tells every client to go elsewhere (1001) after what is queued for it, and returns
+    /// when all are gone or `server.shutdown_timeout_ms` has passed.
+    pub async fn stop(self) {
+        self.shared.connections.drain();
+        self.shared.metrics.draining.set(1);
+        for hub in &self.shared.hubs {
+            hub.send(HubRequest::CloseAll(CloseCode::GoingAway)).await;
+        }
+        let deadline = Instant::now() + self.shutdown_timeout;
+        while self.shared.connections.open() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let left = self.shared.connections.open();
+        if left > 0 {
+            tracing::warn!(left, "clients did not leave within server.shutdown_timeout_ms");
+        }
+        self.server.stop(false).await;
+        let _ = self.running.await;
+        tracing::info!(node = self.shared.policy.node_id, "node has stopped");
+    }
+}
+
+/// A listener whose backlog takes a crowd that reconnects at once.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4_096)?;
+    Ok(socket.into())
+}
+
+fn policy(config: &Config, id: &str) -> Policy {
+    Policy {
+        node_id: id.to_owned(),
+        classes: Classes::new(config.rooms.class.clone()),
+        max_message_bytes: config.limits.max_message_bytes,
+        max_queue_bytes: config.limits.max_queue_bytes,
+        max_subscriptions: config.limits.max_subscriptions,
+        max_in_flight: config.limits.max_in_flight,
+        max_gate_messages: config.limits.max_gate_messages,
+        ping_interval_ms: config.heartbeat.ping_interval_ms,
+        ping_timeout_ms: config.heartbeat.timeout_ms,
+    }
+}
+
+fn serve(
+    config: &Config,
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    fanout: fanout::FanoutHandle,
+    seats: Vec<HubSeat>,
+    routes: Routes,
+) -> std::io::Result<Server> {
+    let workers = seats.len();
+    let seats = Arc::new(Mutex::new(seats));
+    let user_timeout = Duration::from_millis(config.server.tcp_user_timeout_ms);
+    let handshake_timeout = Duration::from_millis(config.server.handshake_timeout_ms);
+    let max_body = config.limits.max_http_body_bytes;
+
+    // `HttpServer` has no way to hand an upgraded socket over, so the service under it is built here. This runs on
+    // each worker's own thread.
+    let factory = move || {
+        let Some(seat) = seats.lock().pop() else {
+            // A worker that panicked is started again; its hub and sessions went with it.
+            panic!("a worker thread was lost, restart the node");
+        };
+        let worker = Worker::new(shared.clone(), Hub::start(seat, fanout.clone(), shared.metrics.clone()));
+        let app = App::new()
+            .app_data(web::ThinData(worker.clone()))
+            .app_data(web::PayloadConfig::new(max_body))
+            .configure(api::routes)
+            .configure(routes)
+            .default_service(web::to(api::not_found));
+        HttpService::build()
+            .client_request_timeout(handshake_timeout)
+            .client_disconnect_timeout(Duration::from_secs(1))
+            .tcp_nodelay(true)
+            .on_connect_ext(move |stream: &TcpStream, _| tune(stream, user_timeout))
+            .upgrade(fn_service(move |(request, wire): (Request, _)| {
+                upgrade::serve(worker.clone(), request, wire)
+            }))
+            .finish(map_config(app.into_factory(), |()| AppConfig::default()))
+            .tcp()
+            .map_err(|error| tracing::debug!(?error, "connection ended"))
+    };
+    Server::build()
+        .workers(workers)
+        .max_concurrent_connections(usize::MAX >> 1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen("node", listener, factory)
+        .map(actix_server::ServerBuilder::run)
+}
+
+/// Socket options of every connection; a system that lacks one serves without it.
+fn tune(stream: &TcpStream, user_timeout: Duration) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_user_timeout(Some(user_timeout));
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
+}

@@ -1,0 +1,197 @@
+//! The actor of one connection: a thin shell round [`tickmesh_protocol::session::Session`].
+//!
+//! The actor owns its socket. All input and output is in one future that runs after the mailbox was emptied, so that
+//! whatever came in at once leaves in one write; a socket that takes nothing stops only the writing, never the actor.
+//!
+//! Invariants: bytes are taken from the session only when the socket is ready for them, at most [`WRITE_AHEAD`] of
+//! them, so that the backlog stays where it can be conflated; handlers only queue. It must not know the wire format.
+
+mod effects;
+mod io;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
+use bytes::Bytes;
+use serde::Serialize;
+use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::frame::Assembler;
+use tickmesh_protocol::room::RoomName;
+use tickmesh_protocol::session::Session;
+use tokio::net::TcpStream;
+
+use crate::clock;
+use crate::hub::{Close, Deliver, Describe, MemberKey};
+use crate::limits::ConnectionGuard;
+use crate::worker::Worker;
+
+use effects::Effects;
+use io::Io;
+
+/// Bytes taken from a session before the socket accepted those before.
+const WRITE_AHEAD: usize = 64 * 1024;
+
+/// The actor.
+pub(crate) struct SessionActor {
+    session: Session,
+    worker: Rc<Worker>,
+    key: Option<MemberKey>,
+    remote: SocketAddr,
+    effects: Effects,
+    /// Taken by the input and output future when the actor starts.
+    connection: Option<Connection>,
+    _guard: ConnectionGuard,
+}
+
+/// An upgraded connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    /// What the client sent behind its handshake.
+    pub(crate) early: Bytes,
+}
+
+/// What operators see of a session.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionInfo {
+    /// The session's id.
+    pub session_id: Arc<str>,
+    /// Whose it is.
+    pub user_id: String,
+    /// The node that holds it.
+    pub node_id: String,
+    /// `json` or `msgpack`.
+    pub protocol: &'static str,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// UTC milliseconds since when it is connected.
+    pub connected_at: u64,
+    /// Rooms that it follows, sorted.
+    pub rooms: Vec<RoomName>,
+    /// Messages that the client sent.
+    pub messages_in: u64,
+    /// Notifications that it was sent.
+    pub notifications_out: u64,
+    /// Messages that a newer one replaced.
+    pub conflated: u64,
+    /// Bytes that wait to be written.
+    pub queued_bytes: usize,
+    /// Milliseconds of the last ping.
+    pub round_trip_ms: Option<u64>,
+    /// 0 to 100, see [`Session::quality`].
+    pub quality: u8,
+}
+
+impl SessionActor {
+    /// Starts the actor on this thread.
+    pub(crate) fn spawn(
+        session: Session,
+        worker: Rc<Worker>,
+        remote: SocketAddr,
+        connection: Connection,
+        guard: ConnectionGuard,
+    ) {
+        let effects = Effects::default();
+        let connection = Some(connection);
+        Self { session, worker, key: None, remote, effects, connection, _guard: guard }.start();
+    }
+}
+
+impl Actor for SessionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.key = Some(self.worker.hub.enter(self.session.id().clone(), ctx.address()));
+        match self.connection.take() {
+            Some(Connection { stream, early }) => {
+                let limit = self.worker.policy.max_message_bytes;
+                ctx.spawn(Io::new(stream, early, Assembler::new(limit), self.worker.stall_timeout));
+            }
+            None => ctx.stop(),
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(key) = self.key.take() {
+            self.worker.hub.exit(key, self.effects.rooms());
+        }
+        let reason = self.session.closing().unwrap_or(CloseCode::Normal);
+        self.worker.metrics.session_ended(reason);
+        tracing::debug!(session = %self.session.id(), user = %self.session.identity().user_id,
+            reason = reason.reason(), "session ended");
+    }
+}
+
+impl Handler<Deliver> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, Deliver(batches): Deliver, _: &mut Self::Context) {
+        let now = clock::now();
+        for batch in &batches {
+            self.session.handle_batch(now, batch);
+        }
+    }
+}
+
+impl Handler<Close> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, Close(code): Close, _: &mut Self::Context) {
+        self.session.close(code);
+    }
+}
+
+impl Handler<Describe> for SessionActor {
+    type Result = MessageResult<Describe>;
+
+    fn handle(&mut self, _: Describe, _: &mut Self::Context) -> Self::Result {
+        let mut rooms: Vec<_> = self.session.rooms().map(|(room, _)| room.clone()).collect();
+        rooms.sort_unstable();
+        let counters = self.session.counters();
+        MessageResult(SessionInfo {
+            session_id: self.session.id().clone(),
+            user_id: self.session.identity().user_id.clone(),
+            node_id: self.worker.policy.node_id.clone(),
+            protocol: self.session.encoding().name(),
+            remote: self.remote,
+            connected_at: self.session.connected_at(),
+            rooms,
+            messages_in: counters.messages_in,
+            notifications_out: counters.notifications_out,
+            conflated: counters.conflated,
+            queued_bytes: self.session.queued_bytes(),
+            round_trip_ms: self.session.round_trip_ms(),
+            quality: self.session.quality(),
+        })
+    }
+}
+
+/// Bytes that were taken from a session and not yet by the socket.
+#[derive(Debug, Default)]
+struct WriteQueue {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl WriteQueue {
+    fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    /// Forgets the bytes that the socket took.
+    fn advance(&mut self, mut taken: usize) {
+        self.bytes -= taken;
+        while let Some(front) = self.chunks.front_mut() {
+            if front.len() > taken {
+                bytes::Buf::advance(front, taken);
+                return;
+            }
+            taken -= front.len();
+            self.chunks.pop_front();
+        }
+    }
+}

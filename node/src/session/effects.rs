@@ -1,0 +1,113 @@
+//! What a session asks others to do: calls to the hub, the broker and the verifier, and their answers.
+//!
+//! Invariants: one batch of publishes is under way at a time, so that a session's publishes keep their order, and those
+//! that come meanwhile leave together; the number of calls is bounded by the session's own limit.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+
+use futures_util::stream::{FuturesUnordered, Stream};
+use rustc_hash::FxHashSet;
+use tickmesh_protocol::error::Failure;
+use tickmesh_protocol::message::Publish;
+use tickmesh_protocol::room::RoomName;
+use tickmesh_protocol::session::{Command, Reply, Ticket};
+
+use crate::hub::MemberKey;
+use crate::worker::Worker;
+
+type Answers = Vec<(Ticket, Reply)>;
+type Call = Pin<Box<dyn Future<Output = Answers>>>;
+
+/// The calls of one session.
+#[derive(Default)]
+pub(crate) struct Effects {
+    calls: FuturesUnordered<Call>,
+    publishing: Option<Call>,
+    queued: Vec<(Ticket, Publish)>,
+    answers: VecDeque<(Ticket, Reply)>,
+    /// Rooms in which the hub knows the session.
+    rooms: FxHashSet<RoomName>,
+}
+
+impl Effects {
+    /// The rooms that are to be left when the session ends.
+    pub(crate) fn rooms(&self) -> impl Iterator<Item = &RoomName> {
+        self.rooms.iter()
+    }
+
+    /// Begins to do what a session asks.
+    pub(crate) fn start(&mut self, worker: &Rc<Worker>, key: MemberKey, ticket: Ticket, command: Command) {
+        match command {
+            Command::Publish(publish) => self.queued.push((ticket, publish)),
+            Command::Unsubscribe(room) => {
+                if self.rooms.remove(&room) {
+                    worker.hub.leave(key, &room);
+                }
+            }
+            Command::Subscribe { room, replay } => {
+                self.rooms.insert(room.clone());
+                let worker = worker.clone();
+                self.calls.push(Box::pin(async move {
+                    // Register first, then read: what comes between is held at the session's gate.
+                    let joined = worker.hub.join(key, room.clone()).await;
+                    let result = match joined {
+                        Ok(()) => worker.broker.history(&room, replay).await,
+                        Err(error) => Err(error),
+                    };
+                    vec![(ticket, Reply::History(result.map_err(Failure::from)))]
+                }));
+            }
+            Command::History { room, replay } => {
+                let broker = worker.broker.clone();
+                self.calls.push(Box::pin(async move {
+                    let result = broker.history(&room, replay).await;
+                    vec![(ticket, Reply::History(result.map_err(Failure::from)))]
+                }));
+            }
+            Command::Authenticate(token) => {
+                let result = worker.auth.verify(&token, crate::clock::now().utc);
+                self.answers.push_back((ticket, Reply::Identity(result.map_err(Failure::from))));
+            }
+        }
+    }
+
+    /// The next answer.
+    pub(crate) fn poll(&mut self, worker: &Rc<Worker>, cx: &mut TaskContext<'_>) -> Poll<(Ticket, Reply)> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Poll::Ready(answer);
+            }
+            if self.publishing.is_none() && !self.queued.is_empty() {
+                self.publishing = Some(publish(worker, std::mem::take(&mut self.queued)));
+            }
+            if let Some(call) = &mut self.publishing
+                && let Poll::Ready(answers) = call.as_mut().poll(cx)
+            {
+                self.publishing = None;
+                self.answers.extend(answers);
+                continue;
+            }
+            if self.calls.is_empty() {
+                return Poll::Pending;
+            }
+            match Pin::new(&mut self.calls).poll_next(cx) {
+                Poll::Ready(Some(answers)) => self.answers.extend(answers),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+fn publish(worker: &Rc<Worker>, queued: Vec<(Ticket, Publish)>) -> Call {
+    let worker = worker.clone();
+    Box::pin(async move {
+        let (tickets, messages): (Vec<_>, Vec<_>) = queued.into_iter().unzip();
+        let results = worker.publish(messages).await;
+        let replies = results.into_iter().map(|result| Reply::Published(result.map_err(Failure::from)));
+        tickets.into_iter().zip(replies).collect()
+    })
+}

@@ -1,0 +1,283 @@
+//! The input and output of one connection, as a future of its actor.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::{ActorContext, ActorFuture, Context};
+use bytes::Bytes;
+use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::frame::Assembler;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use crate::clock;
+
+use super::{SessionActor, WRITE_AHEAD, WriteQueue};
+
+/// Bytes read at a time.
+const READ: usize = 64 * 1024;
+/// Reads in a row before others of the thread have their turn.
+const READS: usize = 4;
+/// Chunks in one write: more do not make it cheaper.
+const CHUNKS: usize = 64;
+/// How long a closed connection may take to have its last bytes read.
+const LINGER: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// One buffer for all connections of the thread: an idle one needs none.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+pub(super) struct Io {
+    stream: TcpStream,
+    early: Bytes,
+    assembler: Assembler,
+    out: WriteQueue,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer fires; it may be early, never late.
+    armed: Option<Instant>,
+    stall_timeout: Duration,
+    /// Since when the socket took nothing though there was something.
+    stalled: Option<Instant>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The close frame is written; the client has until then to take it.
+    Lingering(Instant),
+}
+
+/// The connection is over.
+struct Over;
+
+impl Io {
+    pub(super) fn new(stream: TcpStream, early: Bytes, assembler: Assembler, stall_timeout: Duration) -> Self {
+        Self {
+            stream,
+            early,
+            assembler,
+            out: WriteQueue::default(),
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            armed: None,
+            stall_timeout,
+            stalled: None,
+            phase: Phase::Open,
+        }
+    }
+
+    fn turn(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        self.time(act, cx)?;
+        if let Phase::Lingering(_) = self.phase {
+            return self.linger(cx);
+        }
+        self.read(act, cx)?;
+        let held_back = !act.session.wants_input();
+        loop {
+            run_commands(act, cx);
+            self.write(act, cx)?;
+            // Answers that were taken may let the client speak again: first with what was read already.
+            if !act.session.wants_input() || !self.assembler.has_rest() || self.feed(act, &mut []) == 0 {
+                break;
+            }
+        }
+        if held_back && act.session.wants_input() {
+            // Nobody waits for the socket to become readable: it was not read.
+            cx.waker().wake_by_ref();
+        }
+        if act.session.closing().is_some() && self.out.chunks.is_empty() {
+            return self.finish(act, cx);
+        }
+        self.time(act, cx)
+    }
+
+    /// Gives the session the messages in the input, and says how many there were.
+    fn feed(&mut self, act: &mut SessionActor, input: &mut [u8]) -> usize {
+        let now = clock::now();
+        let session = &mut act.session;
+        let mut messages = 0;
+        let fed = self.assembler.feed(input, |incoming| {
+            messages += 1;
+            session.handle_incoming(now, &incoming);
+            session.wants_input()
+        });
+        if let Err(error) = fed {
+            session.handle_frame_error(error);
+        }
+        messages
+    }
+
+    fn read(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        if !self.early.is_empty() {
+            let mut early = Vec::from(std::mem::take(&mut self.early));
+            self.feed(act, &mut early);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            for _ in 0..READS {
+                if !act.session.wants_input() {
+                    return Ok(());
+                }
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                        self.feed(act, buffer.filled_mut());
+                        run_commands(act, cx);
+                    }
+                    // The client is gone, or its half of the connection is: nobody reads answers.
+                    Poll::Ready(_) => return Err(Over),
+                }
+            }
+            cx.waker().wake_by_ref();
+            Ok(())
+        })
+    }
+
+    /// Writes all that the socket takes.
+    fn write(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        let now = clock::now();
+        loop {
+            while self.out.bytes < WRITE_AHEAD && self.out.chunks.len() < CHUNKS {
+                match act.session.poll_transmit(now) {
+                    Some(chunk) => self.out.push(chunk),
+                    None => break,
+                }
+            }
+            match self.flush(cx) {
+                Poll::Ready(Ok(0)) => return Ok(()),
+                Poll::Ready(Ok(taken)) => {
+                    self.out.advance(taken);
+                    self.stalled = None;
+                    act.worker.metrics.bytes_out.inc_by(taken as u64);
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(session = %act.session.id(), %error, "cannot write");
+                    return Err(Over);
+                }
+                Poll::Pending => {
+                    self.stalled.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        match self.out.chunks.make_contiguous() {
+            [] => Poll::Ready(Ok(0)),
+            [only] => stream.poll_write(cx, only),
+            chunks => {
+                let mut slices = [IoSlice::new(&[]); CHUNKS];
+                let count = chunks.len().min(CHUNKS);
+                for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
+                    *slice = IoSlice::new(chunk);
+                }
+                stream.poll_write_vectored(cx, &slices[..count])
+            }
+        }
+    }
+
+    /// Lets the session and this shell do what time calls for, and sets the timer for the next such moment.
+    fn time(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        loop {
+            let now = clock::now();
+            let session = act.session.poll_timeout(now);
+            if session.is_some_and(|at| at <= now.mono) {
+                act.session.handle_timeout(now);
+                self.write(act, cx)?;
+                continue;
+            }
+            let stalled = self.stalled.map(|since| since + self.stall_timeout);
+            let lingering = match self.phase {
+                Phase::Lingering(until) => Some(until),
+                Phase::Open => None,
+            };
+            let session = session.map(clock::instant);
+            let Some(next) = [session, stalled, lingering].into_iter().flatten().min() else { return Ok(()) };
+            if next <= Instant::now() {
+                // What is left is a client that takes nothing: there is no way to tell it anything.
+                if stalled.is_some_and(|at| at <= Instant::now()) && self.phase == Phase::Open {
+                    act.session.close(CloseCode::SlowConsumer);
+                }
+                return Err(Over);
+            }
+            // An early timer is not moved: most deadlines only move away while it sleeps.
+            if self.armed.is_none_or(|armed| armed > next) {
+                self.armed = Some(next);
+                self.timer.as_mut().reset(next);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.armed = None;
+        }
+    }
+
+    /// Everything is written: says so to the peer, and waits until it has read it.
+    fn finish(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        if Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
+            self.phase = Phase::Lingering(Instant::now() + LINGER);
+            self.stalled = None;
+            self.time(act, cx)?;
+            return self.linger(cx);
+        }
+        Ok(())
+    }
+
+    /// Reads on and forgets: closing a socket with unread bytes would reset it, and the peer might lose the close frame.
+    fn linger(&mut self, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            for _ in 0..READS {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                    Poll::Ready(_) => return Err(Over),
+                }
+            }
+            cx.waker().wake_by_ref();
+            Ok(())
+        })
+    }
+}
+
+/// Has others do what the session asks for, and gives it their answers.
+fn run_commands(act: &mut SessionActor, cx: &mut TaskContext<'_>) {
+    loop {
+        if let Some(key) = act.key {
+            while let Some((ticket, command)) = act.session.poll_command() {
+                act.effects.start(&act.worker, key, ticket, command);
+            }
+        }
+        match act.effects.poll(&act.worker, cx) {
+            Poll::Ready((ticket, reply)) => act.session.handle_reply(clock::now(), ticket, reply),
+            Poll::Pending => return,
+        }
+    }
+}
+
+impl ActorFuture<SessionActor> for Io {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        act: &mut SessionActor,
+        ctx: &mut Context<SessionActor>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        match self.turn(act, cx) {
+            Ok(()) => Poll::Pending,
+            Err(Over) => {
+                ctx.stop();
+                Poll::Ready(())
+            }
+        }
+    }
+}
