@@ -1,3 +1,4 @@
 //! What node and gateway processes share: the broker between them, and their configuration.
 
 pub mod broker;
+pub mod config;

@@ -21,6 +21,8 @@ pub const MAX_TRACE_LEN: usize = 256;
 pub const MAX_FIELDS: usize = 64;
 /// Most messages that `history` may ask for.
 pub const MAX_HISTORY: usize = 10_000;
+/// Deepest nesting of a message: what passes here can be turned into any encoding, and be parsed by any client.
+pub const MAX_DEPTH: usize = 64;
 /// Highest `max_rate`, in messages per second; above it a limit has no meaning.
 pub const MAX_RATE: f64 = 1_000.0;
 
@@ -66,6 +68,7 @@ impl Publish {
     /// # Errors
     /// [`ErrorCode::InvalidParameters`] with the field that is wrong.
     pub fn parse(json: &str) -> Result<Self, Failure> {
+        check_depth(json).map_err(Failure::parameters)?;
         let publish: Self = serde_json::from_str(json).map_err(parameters)?;
         check_id("event", Some(&publish.event))?;
         check_id("message_id", publish.message_id.as_deref())?;
@@ -243,7 +246,12 @@ impl<'a> ClientMessage<'a> {
         let envelope: Envelope<'a> = serde_json::from_str(text).map_err(|error| {
             let request_id = serde_json::from_str::<IdOnly>(text).ok().and_then(|only| only.request_id);
             let request_id = request_id.filter(|id| (1..=MAX_ID_LEN).contains(&id.len()));
-            Rejected { request_id, trace_id: None, failure: format(error.to_string()) }
+            Rejected { request_id, trace_id: None, failure: malformed(error.to_string()) }
+        })?;
+        check_depth(text).map_err(|error| Rejected {
+            request_id: None,
+            trace_id: None,
+            failure: malformed(error),
         })?;
         let Envelope { kind, request_id, action, payload, timestamp, trace_id } = envelope;
         let trace_id = trace_id.map(|id| id.0).filter(|id| id.len() <= MAX_TRACE_LEN);
@@ -258,9 +266,9 @@ impl<'a> ClientMessage<'a> {
             Some("ping") => ping(timestamp),
             Some(other) => {
                 let other: String = other.chars().take(32).collect();
-                Err(format(format!("unknown type `{other}`: request, subscribe, unsubscribe or ping")))
+                Err(malformed(format!("unknown type `{other}`: request, subscribe, unsubscribe or ping")))
             }
-            None => Err(format("type is missing")),
+            None => Err(malformed("type is missing")),
         };
         match (body, request_id) {
             (Ok(body @ Body::Ping { .. }), _) => Ok(Self { request_id: Cow::Borrowed(""), trace_id, body }),
@@ -270,19 +278,19 @@ impl<'a> ClientMessage<'a> {
                 Err(Rejected {
                     request_id: request_id.map(Cow::into_owned),
                     trace_id: trace_id.map(Cow::into_owned),
-                    failure: body.err().unwrap_or_else(|| format(missing)),
+                    failure: body.err().unwrap_or_else(|| malformed(missing)),
                 })
             }
         }
     }
 }
 
-fn format(message: impl Into<String>) -> Failure {
+fn malformed(message: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidMessageFormat, message)
 }
 
 fn request<'a>(action: Option<Text<'a>>, payload: Option<&'a RawValue>) -> Result<Body<'a>, Failure> {
-    let action = action.ok_or_else(|| format("action is missing"))?.0;
+    let action = action.ok_or_else(|| malformed("action is missing"))?.0;
     Ok(Body::Request { action, payload: payload.map_or("{}", RawValue::get) })
 }
 
@@ -342,11 +350,11 @@ pub fn json_from_msgpack(bytes: &[u8]) -> Result<String, Failure> {
     let mut rest = bytes;
     let mut reader = rmp_serde::Deserializer::new(&mut rest);
     reader.set_max_depth(128);
-    let value = serde_json::Value::deserialize(&mut reader).map_err(|error| format(error.to_string()))?;
+    let value = serde_json::Value::deserialize(&mut reader).map_err(|error| malformed(error.to_string()))?;
     if !rest.is_empty() {
-        return Err(format("bytes after the end of the message"));
+        return Err(malformed("bytes after the end of the message"));
     }
-    serde_json::to_string(&value).map_err(|error| format(error.to_string()))
+    serde_json::to_string(&value).map_err(|error| malformed(error.to_string()))
 }
 
 /// Turns JSON text of our own making into MessagePack.
@@ -354,6 +362,29 @@ pub fn json_from_msgpack(bytes: &[u8]) -> Result<String, Failure> {
 pub fn msgpack_from_json(json: &[u8]) -> Vec<u8> {
     let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     rmp_serde::to_vec_named(&value).unwrap_or_default()
+}
+
+/// Raw values are skipped over, not parsed: their depth is checked here.
+fn check_depth(json: &str) -> Result<(), String> {
+    let opening = |byte: &u8| matches!(byte, b'[' | b'{');
+    if json.as_bytes().iter().filter(|byte| opening(byte)).count() <= MAX_DEPTH {
+        return Ok(());
+    }
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(format!("nested deeper than {MAX_DEPTH}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_id(name: &str, value: Option<&str>) -> Result<(), Failure> {
@@ -446,6 +477,22 @@ mod tests {
         for bytes in cases {
             assert!(json_from_msgpack(bytes).is_err(), "{bytes:x?}");
         }
+    }
+
+    #[test]
+    fn depth_is_bounded_and_brackets_in_strings_do_not_count() {
+        let echo = |payload: &str| {
+            let text = format!(r#"{{"type":"request","request_id":"a","action":"echo","payload":{payload}}}"#);
+            ClientMessage::parse(&text).map(|_| ()).map_err(|rejected| rejected.failure.code)
+        };
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(echo(&nested(MAX_DEPTH - 1)), Ok(()));
+        assert_eq!(echo(&nested(MAX_DEPTH)), Err(ErrorCode::InvalidMessageFormat));
+        assert_eq!(echo(&nested(20_000)), Err(ErrorCode::InvalidMessageFormat));
+        assert_eq!(echo(&format!(r#""\\\"{}""#, "[".repeat(500))), Ok(()));
+        assert_eq!(echo(&format!("[{}]", "[],".repeat(500) + "1")), Ok(()));
+        let deep = format!(r#"{{"room":"r","event":"e","data":{}}}"#, nested(MAX_DEPTH));
+        assert_eq!(Publish::parse(&deep).unwrap_err().code, ErrorCode::InvalidParameters);
     }
 
     #[test]

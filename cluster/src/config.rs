@@ -1,0 +1,366 @@
+//! The one typed configuration of all processes.
+//!
+//! Layers, the later over the earlier: defaults, a TOML file, the environment (`TICKMESH_SECTION__KEY`), flags.
+//! Every key is described once, in `schema.rs`: its bounds, its documentation, how it is written in the environment.
+//!
+//! Invariants: a [`Config`] in hand is valid; loading opens no port and no connection; what is wrong is reported all
+//! at once, each with its key, its value, where it comes from and what is allowed; a secret is never printed.
+
+mod load;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize, Serializer};
+use tickmesh_protocol::identity::Role;
+use tickmesh_protocol::room::{Class, default_classes};
+
+pub use load::{ConfigError, ConfigErrors, Sources};
+
+/// Everything that can be configured. `tickmesh config default` prints it with its documentation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Config {
+    /// This node.
+    pub node: NodeConfig,
+    /// Where messages are kept and shared.
+    pub broker: BrokerConfig,
+    /// What processes of one cluster have in common.
+    pub cluster: ClusterConfig,
+    /// Who may connect.
+    pub auth: AuthConfig,
+    /// Bounds of one node.
+    pub limits: LimitsConfig,
+    /// Signs of life.
+    pub heartbeat: HeartbeatConfig,
+    /// Sockets and HTTP.
+    pub server: ServerConfig,
+    /// Room classes.
+    pub rooms: RoomsConfig,
+    /// Logging.
+    pub log: LogConfig,
+    /// The relational store.
+    pub postgres: PostgresConfig,
+    /// The time-series store.
+    pub tdengine: TdengineConfig,
+    /// Traces.
+    pub otlp: OtlpConfig,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeConfig {
+    /// Address to listen on; port 0 takes any free port.
+    pub listen: SocketAddr,
+    /// Name in the cluster; empty for one made at start.
+    pub id: String,
+    /// Worker threads; 0 for one per core.
+    pub workers: usize,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BrokerConfig {
+    /// `memory`.
+    pub url: String,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    /// Shared by the processes of a cluster.
+    pub secret: Secret,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuthConfig {
+    /// What a connection without a token may do.
+    pub anonymous: Anonymous,
+    /// How tokens are signed.
+    pub jwt_algorithm: JwtAlgorithm,
+    /// Key of HS256 tokens; empty for none.
+    pub jwt_secret: Secret,
+    /// Public key of RS256 or ES256 tokens, in PEM.
+    #[serde(with = "optional_path")]
+    pub jwt_key_file: Option<PathBuf>,
+    /// Seconds by which clocks may differ.
+    pub leeway_s: u64,
+    /// Keys for the HTTP API.
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// One of `[[auth.api_keys]]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// Who uses it; the user id of what it does.
+    pub name: String,
+    /// The key itself.
+    pub key: Secret,
+    /// `user`, `publisher` or `operator`.
+    pub role: Role,
+}
+
+/// What a connection without a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    /// Nothing.
+    None,
+    /// Subscribe to open rooms.
+    Subscribe,
+    /// Also publish into them and read the API: for a laptop.
+    Full,
+}
+
+/// How tokens are signed (RFC 7518 §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum JwtAlgorithm {
+    /// HMAC with SHA-256 and a shared secret.
+    Hs256,
+    /// RSA with SHA-256.
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitsConfig {
+    /// Connections of a node; more are answered 503.
+    pub max_connections: usize,
+    /// Largest message of a client, in bytes.
+    pub max_message_bytes: usize,
+    /// Bytes of live messages that may wait for one connection.
+    pub max_queue_bytes: usize,
+    /// Rooms that one connection may follow.
+    pub max_subscriptions: usize,
+    /// Requests of one connection that may wait for others.
+    pub max_in_flight: usize,
+    /// Live messages held per subscription while its history is read.
+    pub max_gate_messages: usize,
+    /// Messages in one HTTP publish.
+    pub max_publish_batch: usize,
+    /// Largest HTTP body, in bytes.
+    pub max_http_body_bytes: usize,
+}
+
+/// `[heartbeat]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HeartbeatConfig {
+    /// Milliseconds between two pings.
+    pub ping_interval_ms: u64,
+    /// Milliseconds of silence after which a client is gone.
+    pub timeout_ms: u64,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerConfig {
+    /// Allowed `Origin` headers; empty for any.
+    pub origins: Vec<String>,
+    /// Milliseconds that a client may take nothing of what waits for it.
+    pub tcp_user_timeout_ms: u64,
+    /// Milliseconds in which a request's head has to arrive.
+    pub handshake_timeout_ms: u64,
+    /// Milliseconds that clients have to leave when the node stops.
+    pub shutdown_timeout_ms: u64,
+    /// An address of its own for `/metrics`; none for the node's.
+    #[serde(with = "optional_address")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// `[rooms]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoomsConfig {
+    /// The classes; the longest prefix that matches a room's name wins.
+    pub class: Vec<Class>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// A filter such as `info` or `info,tickmesh_node=debug`.
+    pub level: String,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[postgres]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PostgresConfig {
+    /// Not used yet.
+    pub url: Secret,
+}
+
+/// `[tdengine]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TdengineConfig {
+    /// Not used yet.
+    pub dsn: Secret,
+}
+
+/// `[otlp]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OtlpConfig {
+    /// Not used yet.
+    pub endpoint: String,
+}
+
+/// A text that is never printed: not by `Debug`, not in a configuration that is shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for what it is needed for.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"***\"" })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "***" })
+    }
+}
+
+/// TOML has no null: an empty text stands for none.
+mod optional_path {
+    use super::{Deserialize, PathBuf, Serializer};
+
+    #[allow(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<PathBuf>, D::Error> {
+        let text = String::deserialize(d)?;
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+}
+
+/// As `optional_path`.
+mod optional_address {
+    use super::{Deserialize, Serializer, SocketAddr};
+
+    #[allow(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(address: &Option<SocketAddr>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(d)?;
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
+    }
+}
+
+impl Config {
+    /// The defaults of a node in a deployment: nobody connects without a token.
+    #[must_use]
+    pub fn node_defaults() -> Self {
+        Self {
+            node: NodeConfig { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), id: String::new(), workers: 0 },
+            broker: BrokerConfig { url: "memory".into() },
+            cluster: ClusterConfig { secret: Secret::default() },
+            auth: AuthConfig {
+                anonymous: Anonymous::None,
+                jwt_algorithm: JwtAlgorithm::Hs256,
+                jwt_secret: Secret::default(),
+                jwt_key_file: None,
+                leeway_s: 5,
+                api_keys: Vec::new(),
+            },
+            limits: LimitsConfig {
+                max_connections: 10_000,
+                max_message_bytes: 64 * 1024,
+                max_queue_bytes: 1024 * 1024,
+                max_subscriptions: 1_000,
+                max_in_flight: 64,
+                max_gate_messages: 10_000,
+                max_publish_batch: 1_000,
+                max_http_body_bytes: 4 * 1024 * 1024,
+            },
+            heartbeat: HeartbeatConfig { ping_interval_ms: 30_000, timeout_ms: 60_000 },
+            server: ServerConfig {
+                origins: Vec::new(),
+                tcp_user_timeout_ms: 10_000,
+                handshake_timeout_ms: 5_000,
+                shutdown_timeout_ms: 10_000,
+                metrics_listen: None,
+            },
+            rooms: RoomsConfig { class: default_classes() },
+            log: LogConfig { format: LogFormat::Text, level: "info".into() },
+            postgres: PostgresConfig { url: Secret::default() },
+            tdengine: TdengineConfig { dsn: Secret::default() },
+            otlp: OtlpConfig { endpoint: String::new() },
+        }
+    }
+
+    /// The defaults of `tickmesh dev`: everybody may do everything, for a laptop.
+    #[must_use]
+    pub fn dev_defaults() -> Self {
+        let mut config = Self::node_defaults();
+        config.auth.anonymous = Anonymous::Full;
+        config
+    }
+
+    /// Keys that are set though this version does nothing with them, as warnings.
+    #[must_use]
+    pub fn unused(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if !self.postgres.url.expose().is_empty() {
+            warnings.push("postgres.url is set, but this version has no relational store");
+        }
+        if !self.tdengine.dsn.expose().is_empty() {
+            warnings.push("tdengine.dsn is set, but this version has no time-series store");
+        }
+        if !self.otlp.endpoint.is_empty() {
+            warnings.push("otlp.endpoint is set, but this version exports no traces");
+        }
+        if !self.cluster.secret.expose().is_empty() {
+            warnings.push("cluster.secret is set, but this version has no links between processes");
+        }
+        warnings
+    }
+
+    /// All keys with their documentation and the defaults of a node, as TOML.
+    #[must_use]
+    pub fn default_toml() -> String {
+        schema::render(&Self::node_defaults(), true)
+    }
+
+    /// This configuration as TOML; secrets are masked.
+    #[must_use]
+    pub fn effective_toml(&self) -> String {
+        schema::render(self, false)
+    }
+}

@@ -1,0 +1,222 @@
+//! From the layers to a valid configuration.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::schema::{self, Key};
+use super::{Anonymous, Config, JwtAlgorithm};
+
+/// Prefix of the environment variables.
+const PREFIX: &str = "TICKMESH_";
+
+/// What a configuration is made from, besides the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// A TOML file.
+    pub file: Option<PathBuf>,
+    /// The environment; what does not start with `TICKMESH_` and have a `__` is ignored.
+    pub env: Vec<(String, String)>,
+    /// Flags: the name of the flag, the key, and the value.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// `section.key`; empty if it is about the file as a whole.
+    pub key: String,
+    /// The value as it was written; `***` for secrets; `None` if there is none.
+    pub value: Option<String>,
+    /// The file, variable or flag that it comes from.
+    pub origin: String,
+    /// What is wrong, and what is allowed.
+    pub problem: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if let Some(value) = &self.value {
+            write!(f, " = {value}")?;
+        }
+        let space = if self.key.is_empty() { "" } else { " " };
+        write!(f, "{space}(from {}): {}", self.origin, self.problem)
+    }
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if n > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// A value and where it comes from.
+struct Given {
+    value: Value,
+    origin: String,
+}
+
+/// What was given, by path, and what is wrong so far.
+#[derive(Default)]
+struct Layers {
+    given: BTreeMap<&'static str, Given>,
+    errors: Vec<ConfigError>,
+}
+
+impl Config {
+    /// Puts the sources over the defaults, and checks the whole.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn load(defaults: &Self, sources: &Sources) -> Result<Self, ConfigErrors> {
+        let mut layers = Layers::default();
+        if let Some(path) = &sources.file {
+            layers.file(path);
+        }
+        for (name, value) in &sources.env {
+            layers.variable(name, value);
+        }
+        for (flag, path, value) in &sources.flags {
+            if let Some(key) = schema::find(path) {
+                layers.set(key, key.kind.parse(value), (*flag).to_owned());
+            }
+        }
+        layers.finish(defaults)
+    }
+}
+
+impl Layers {
+    fn wrong(&mut self, key: &str, value: Option<String>, origin: &str, problem: impl Into<String>) {
+        let (key, origin, problem) = (key.to_owned(), origin.to_owned(), problem.into());
+        self.errors.push(ConfigError { key, value, origin, problem });
+    }
+
+    fn file(&mut self, path: &std::path::Path) {
+        let origin = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => return self.wrong("", None, &origin, format!("cannot be read: {error}")),
+        };
+        let table: Table = match text.parse() {
+            Ok(table) => table,
+            // The parser quotes the line that it fails on, and a secret may be there.
+            Err(error) => {
+                let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+                return self.wrong("", None, &origin, format!("line {line}: not TOML: {}", error.message()));
+            }
+        };
+        for (section, keys) in table {
+            let Value::Table(keys) = keys else {
+                let problem = format!("unknown key; the sections are {}", schema::sections());
+                self.wrong(&section, None, &origin, problem);
+                continue;
+            };
+            for (name, value) in keys {
+                let path = format!("{section}.{name}");
+                match schema::find(&path) {
+                    Some(key) => self.set(key, value, origin.clone()),
+                    None => self.unknown(&path, &origin),
+                }
+            }
+        }
+    }
+
+    fn variable(&mut self, name: &str, value: &str) {
+        let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__")) else { return };
+        let path = rest.to_lowercase().replace("__", ".");
+        match schema::find(&path) {
+            Some(key) => self.set(key, key.kind.parse(value), name.to_owned()),
+            None => self.unknown(&path, name),
+        }
+    }
+
+    fn unknown(&mut self, path: &str, origin: &str) {
+        let section = path.split('.').next().unwrap_or_default();
+        let problem = match schema::keys_of(section) {
+            keys if keys.is_empty() => format!("unknown section; the sections are {}", schema::sections()),
+            keys => format!("unknown key; the keys of {section} are {keys}"),
+        };
+        self.wrong(path, None, origin, problem);
+    }
+
+    fn set(&mut self, key: &'static Key, value: Value, origin: String) {
+        match key.kind.check(&value) {
+            Ok(()) => {
+                self.given.insert(key.path, Given { value, origin });
+            }
+            Err(allowed) => {
+                let shown = if key.kind.is_secret() { "***".to_owned() } else { value.to_string() };
+                self.wrong(key.path, Some(shown), &origin, format!("expected {allowed}"));
+            }
+        }
+    }
+
+    fn origin(&self, path: &str) -> String {
+        self.given.get(path).map_or_else(|| "the defaults".to_owned(), |given| given.origin.clone())
+    }
+
+    fn finish(mut self, defaults: &Config) -> Result<Config, ConfigErrors> {
+        let mut table = Table::try_from(defaults).unwrap_or_default();
+        for (path, given) in &self.given {
+            if let Some((section, name)) = path.split_once('.')
+                && let Some(Value::Table(keys)) = table.get_mut(section)
+            {
+                keys.insert(name.to_owned(), given.value.clone());
+            }
+        }
+        let config: Option<Config> = match table.try_into() {
+            Ok(config) => Some(config),
+            // The schema has checked every value: this is a mistake in it.
+            Err(error) => {
+                self.wrong("", None, "the schema", error.to_string());
+                None
+            }
+        };
+        if let Some(config) = &config {
+            self.together(config);
+        }
+        match config {
+            Some(config) if self.errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(self.errors)),
+        }
+    }
+
+    /// What only shows when the keys are seen together.
+    fn together(&mut self, config: &Config) {
+        let (interval, timeout) = (config.heartbeat.ping_interval_ms, config.heartbeat.timeout_ms);
+        if timeout <= interval {
+            let problem = format!("expected more than heartbeat.ping_interval_ms, which is {interval}");
+            let origin = self.origin("heartbeat.timeout_ms");
+            self.wrong("heartbeat.timeout_ms", Some(timeout.to_string()), &origin, problem);
+        }
+        let auth = &config.auth;
+        let no_file = auth.jwt_key_file.is_none();
+        if auth.jwt_algorithm != JwtAlgorithm::Hs256 && no_file {
+            let origin = self.origin("auth.jwt_algorithm");
+            let problem = "expected auth.jwt_key_file, the public key, to be set as well";
+            self.wrong("auth.jwt_algorithm", Some(format!("{:?}", auth.jwt_algorithm).to_uppercase()), &origin, problem);
+        }
+        if auth.jwt_algorithm == JwtAlgorithm::Hs256 && !no_file {
+            let origin = self.origin("auth.jwt_key_file");
+            let problem = "expected auth.jwt_algorithm to be \"RS256\" or \"ES256\"; HS256 uses auth.jwt_secret";
+            self.wrong("auth.jwt_key_file", None, &origin, problem);
+        }
+        let token = !auth.jwt_secret.expose().is_empty() || !no_file;
+        if auth.anonymous == Anonymous::None && !token && auth.api_keys.is_empty() && self.errors.is_empty() {
+            let origin = self.origin("auth.anonymous");
+            let problem = "nobody could connect: set auth.jwt_secret, auth.jwt_key_file or auth.api_keys, or let \
+                           anonymous clients in with \"subscribe\" or \"full\"";
+            self.wrong("auth.anonymous", Some("\"none\"".into()), &origin, problem);
+        }
+    }
+}

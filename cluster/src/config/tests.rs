@@ -1,0 +1,123 @@
+//! What a user who gets the configuration wrong is told.
+
+use std::io::Write;
+
+use super::*;
+
+fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+    let mut toml = tempfile::NamedTempFile::new().unwrap();
+    toml.write_all(file.as_bytes()).unwrap();
+    let sources = Sources {
+        file: Some(toml.path().to_owned()),
+        env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        flags: Vec::new(),
+    };
+    let path = toml.path().display().to_string();
+    Config::load(&Config::dev_defaults(), &sources).map_err(|errors| errors.to_string().replace(&path, "FILE"))
+}
+
+#[test]
+fn later_layers_win_and_keep_what_they_do_not_name() {
+    let file = "[limits]\nmax_connections = 5\nmax_in_flight = 7\n[node]\nid = \"f\"";
+    let mut sources = Sources {
+        env: vec![("TICKMESH_LIMITS__MAX_CONNECTIONS".into(), "6".into()), ("TICKMESH_NODE__ID".into(), "e".into())],
+        flags: vec![("--id", "node.id", "flag".into())],
+        file: None,
+    };
+    let mut toml = tempfile::NamedTempFile::new().unwrap();
+    toml.write_all(file.as_bytes()).unwrap();
+    sources.file = Some(toml.path().to_owned());
+    let config = Config::load(&Config::dev_defaults(), &sources).unwrap();
+    assert_eq!((config.limits.max_connections, config.limits.max_in_flight), (6, 7));
+    assert_eq!((config.node.id.as_str(), config.limits.max_subscriptions), ("flag", 1_000));
+}
+
+#[test]
+fn every_error_names_key_value_origin_and_what_is_allowed() {
+    let cases = [
+        (
+            "[limits]\nmax_connections = 0",
+            "limits.max_connections = 0 (from FILE): expected an integer from 1 to 10000000",
+        ),
+        (
+            "[limits]\nmax_connections = \"many\"",
+            "limits.max_connections = \"many\" (from FILE): expected an integer from 1 to 10000000",
+        ),
+        ("[auth]\nanonymous = \"all\"", "auth.anonymous = \"all\" (from FILE): expected \"none\" or \"subscribe\" or \"full\""),
+        ("[node]\nlisten = \"8080\"", "node.listen = \"8080\" (from FILE): expected an IP address and port"),
+        ("[node]\nlisten_on = 1", "node.listen_on (from FILE): unknown key; the keys of node are listen, id, workers"),
+        ("[nodes]\nid = 1", "nodes.id (from FILE): unknown section; the sections are node, broker,"),
+        ("workers = 1", "workers (from FILE): unknown key; the sections are node,"),
+        ("[node\n", "(from FILE): line 1: not TOML"),
+        ("[broker]\nurl = \"redis://x\"", "broker.url = \"redis://x\" (from FILE): expected \"memory\", the only broker"),
+        ("[auth]\njwt_secret = \"short\"", "auth.jwt_secret = *** (from FILE): expected a text of at least 16 bytes"),
+        ("[auth]\njwt_algorithm = \"RS256\"", "auth.jwt_algorithm = RS256 (from FILE): expected auth.jwt_key_file"),
+        ("[auth]\nanonymous = \"none\"", "auth.anonymous = \"none\" (from FILE): nobody could connect"),
+        (
+            "[heartbeat]\nping_interval_ms = 60000",
+            "heartbeat.timeout_ms = 60000 (from the defaults): expected more than heartbeat.ping_interval_ms",
+        ),
+        (
+            "[[rooms.class]]\nprefix = \"a\"\nhistory_size = 2000000",
+            "expected history_size of class \"a\" to be an integer from 0 to 1000000, not 2000000",
+        ),
+        ("[[rooms.class]]\nprefix = \"a\"\n[[rooms.class]]\nprefix = \"a\"", "\"a\" is there twice"),
+        ("[[rooms.class]]\nprefix = \"a\"\nhistory = 1", "unknown field `history`"),
+        ("[[auth.api_keys]]\nname = \"x\"\nkey = \"0123456789abcdef\"\nrole = \"king\"", "auth.api_keys = *** (from FILE)"),
+        ("[server]\norigins = [\"example.com\"]", "server.origins = [\"example.com\"] (from FILE): expected a list of origins"),
+    ];
+    for (file, expected) in cases {
+        let errors = load(file, &[]).unwrap_err();
+        assert!(errors.contains(expected), "{file:?}\n gave {errors}\n for {expected}");
+    }
+}
+
+#[test]
+fn all_errors_come_at_once() {
+    let errors = load("[limits]\nmax_connections = 0\nmax_conections = 1\n[node]\nworkers = -1", &[]).unwrap_err();
+    assert_eq!(errors.lines().count(), 3, "{errors}");
+}
+
+#[test]
+fn the_environment_is_held_to_the_same_rules() {
+    let config = load("", &[
+        ("TICKMESH_SERVER__ORIGINS", "https://a.example, https://b.example"),
+        ("TICKMESH_AUTH__API_KEYS", "[{ name = \"f\", key = \"0123456789abcdef\", role = \"publisher\" }]"),
+        ("TICKMESH_TEST_SOMETHING", "is not a key"),
+        ("OTHER__VARIABLE", "is not ours"),
+    ])
+    .unwrap();
+    assert_eq!(config.server.origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(config.auth.api_keys[0].role, Role::Publisher);
+    let errors = load("", &[("TICKMESH_LIMITS__MAX_CONNECTIONS", "-5"), ("TICKMESH_LIMIT__X", "1")]).unwrap_err();
+    assert!(errors.contains("limits.max_connections = -5 (from TICKMESH_LIMITS__MAX_CONNECTIONS): expected an integer"));
+    assert!(errors.contains("limit.x (from TICKMESH_LIMIT__X): unknown section"), "{errors}");
+}
+
+#[test]
+fn the_fixed_names_are_accepted() {
+    let env = [
+        ("TICKMESH_AUTH__ANONYMOUS", "full"),
+        ("TICKMESH_AUTH__JWT_SECRET", "0123456789abcdef"),
+        ("TICKMESH_CLUSTER__SECRET", "0123456789abcdef"),
+        ("TICKMESH_LIMITS__MAX_CONNECTIONS", "9"),
+        ("TICKMESH_POSTGRES__URL", "postgres://u:p@h/db"),
+        ("TICKMESH_TDENGINE__DSN", "taos+ws://h:6041/db"),
+        ("TICKMESH_OTLP__ENDPOINT", "http://h:4317"),
+        ("TICKMESH_LOG__FORMAT", "json"),
+    ];
+    let config = load("", &env).unwrap();
+    assert_eq!(config.unused().len(), 4, "what is not used yet is said");
+    let shown = config.effective_toml() + &format!("{config:?}");
+    assert!(!shown.contains("0123456789abcdef") && !shown.contains("u:p"), "secrets are not shown: {shown}");
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults() {
+    let text = Config::default_toml();
+    assert!(text.contains("# TICKMESH_LIMITS__MAX_CONNECTIONS\nmax_connections = 10000"));
+    let table: toml::Table = text.parse().unwrap();
+    assert_eq!(table, toml::Table::try_from(Config::node_defaults()).unwrap(), "every key is in the schema");
+    let again: Config = table.try_into().unwrap();
+    assert_eq!(again.effective_toml(), Config::node_defaults().effective_toml());
+}

@@ -1,0 +1,61 @@
+//! A session that is told anything: it must answer or close, and stay within its bounds.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use tickmesh_protocol::encode::Encoding;
+use tickmesh_protocol::frame::Incoming;
+use tickmesh_protocol::identity::Identity;
+use tickmesh_protocol::message::History;
+use tickmesh_protocol::position::{Epoch, Position};
+use tickmesh_protocol::room::Classes;
+use tickmesh_protocol::session::{Command, Now, Policy, Reply, Session};
+
+fuzz_target!(|bytes: &[u8]| {
+    let policy = Policy {
+        node_id: "n".into(),
+        classes: Classes::default(),
+        max_message_bytes: 4_096,
+        max_queue_bytes: 65_536,
+        max_subscriptions: 4,
+        max_in_flight: 4,
+        max_gate_messages: 4,
+        ping_interval_ms: 30_000,
+        ping_timeout_ms: 60_000,
+    };
+    let mut now = Now { mono: 0, utc: 1_700_000_000_000 };
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let policy = Arc::new(policy.clone());
+        let mut session = Session::new(now, "s", policy.clone(), Identity::user("u"), encoding, false);
+        for part in bytes.split(|byte| *byte == 0) {
+            now.mono += 1_000;
+            match (encoding, std::str::from_utf8(part)) {
+                (Encoding::Json, Ok(text)) => session.handle_incoming(now, &Incoming::Text(text)),
+                _ => session.handle_incoming(now, &Incoming::Binary(part)),
+            }
+            while let Some((ticket, command)) = session.poll_command() {
+                let position = Position { epoch: Epoch::new("e"), seq: 0 };
+                let reply = match command {
+                    Command::Subscribe { .. } | Command::History { .. } => {
+                        Reply::History(Ok(History { position, messages: Vec::new(), complete: true }))
+                    }
+                    Command::Publish(_) => Reply::Published(Ok(position)),
+                    Command::Authenticate(_) => Reply::Identity(Ok(Identity::user("u"))),
+                    Command::Unsubscribe(_) => continue,
+                };
+                session.handle_reply(now, ticket, reply);
+            }
+            session.handle_timeout(now);
+            while let Some(sent) = session.poll_transmit(now) {
+                assert!(!sent.is_empty());
+            }
+            assert_eq!(session.queued_bytes(), 0);
+        }
+        if session.closing().is_none() {
+            let snapshot = session.snapshot();
+            let again = Session::restore(now, policy, snapshot.clone()).snapshot();
+            assert_eq!(snapshot, again);
+        }
+    }
+});
