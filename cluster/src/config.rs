@@ -277,7 +277,9 @@ mod optional_address {
         s.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<SocketAddr>, D::Error> {
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
         let text = String::deserialize(d)?;
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
     }
@@ -288,7 +290,11 @@ impl Config {
     #[must_use]
     pub fn node_defaults() -> Self {
         Self {
-            node: NodeConfig { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), id: String::new(), workers: 0 },
+            node: NodeConfig {
+                listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+                id: String::new(),
+                workers: 0,
+            },
             broker: BrokerConfig { url: "memory".into() },
             cluster: ClusterConfig { secret: Secret::default() },
             auth: AuthConfig {
@@ -318,7 +324,7 @@ impl Config {
                 metrics_listen: None,
             },
             rooms: RoomsConfig { class: default_classes() },
-            log: LogConfig { format: LogFormat::Text, level: "info".into() },
+            log: LogConfig { format: LogFormat::Text, level: "info,actix_server=warn".into() },
             postgres: PostgresConfig { url: Secret::default() },
             tdengine: TdengineConfig { dsn: Secret::default() },
             otlp: OtlpConfig { endpoint: String::new() },

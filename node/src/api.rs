@@ -19,16 +19,24 @@ use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::identity::{Identity, Role};
 
 use crate::clock;
-use crate::worker::Worker;
+use crate::worker::{Shared, Worker};
 
 pub(crate) type WorkerData = web::ThinData<Rc<Worker>>;
+pub(crate) type SharedData = web::Data<Shared>;
 
-/// The routes.
+/// The route of the counters, here or on a listener of its own.
+pub(crate) fn metrics_route(config: &mut web::ServiceConfig) {
+    config.route("/metrics", web::get().to(status::metrics));
+}
+
+/// All other routes.
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
+        // Some load balancers ask with HEAD.
         .route("/healthz", web::get().to(status::healthz))
+        .route("/healthz", web::head().to(status::healthz))
         .route("/readyz", web::get().to(status::readyz))
-        .route("/metrics", web::get().to(status::metrics))
+        .route("/readyz", web::head().to(status::readyz))
         .route("/api/socketio-status", web::get().to(status::socketio))
         .route("/ws", web::get().to(status::upgrade_required))
         .service(
@@ -72,7 +80,9 @@ impl From<Failure> for ApiError {
 
 fn status_of(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::AuthRequired | ErrorCode::AuthFailed | ErrorCode::AuthTokenExpired => StatusCode::UNAUTHORIZED,
+        ErrorCode::AuthRequired | ErrorCode::AuthFailed | ErrorCode::AuthTokenExpired => {
+            StatusCode::UNAUTHORIZED
+        }
         ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
         ErrorCode::RoomNotFound => StatusCode::NOT_FOUND,
         ErrorCode::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,

@@ -110,8 +110,7 @@ impl Auth {
             let Some(path) = config.jwt_key_file.clone() else { return Ok(None) };
             let bytes =
                 std::fs::read(&path).map_err(|error| AuthSetupError::Read { path: path.clone(), error })?;
-            let key =
-                from(&bytes).map_err(|error| AuthSetupError::Key { path, algorithm: name, error })?;
+            let key = from(&bytes).map_err(|error| AuthSetupError::Key { path, algorithm: name, error })?;
             Ok(Some((key, validation(algorithm))))
         };
         let jwt = match config.jwt_algorithm {
@@ -144,9 +143,7 @@ impl Auth {
             },
             (None, Anonymous::None) => Err(AuthError::Required),
             (None, Anonymous::Subscribe) => Ok(Identity::anonymous()),
-            (None, Anonymous::Full) => {
-                Ok(Identity { anonymous_may_publish: true, ..Identity::anonymous() })
-            }
+            (None, Anonymous::Full) => Ok(Identity { anonymous_may_publish: true, ..Identity::anonymous() }),
         }
     }
 
@@ -162,7 +159,9 @@ impl Auth {
                 ErrorKind::ExpiredSignature => AuthError::Expired,
                 ErrorKind::InvalidSignature => failed("bad signature"),
                 ErrorKind::InvalidAlgorithm => failed("another algorithm is expected"),
-                ErrorKind::MissingRequiredClaim(claim) => AuthError::Failed(format!("claim {claim} is missing")),
+                ErrorKind::MissingRequiredClaim(claim) => {
+                    AuthError::Failed(format!("claim {claim} is missing"))
+                }
                 ErrorKind::Json(_) => failed("its claims are not understood"),
                 _ => failed("malformed"),
             })?

@@ -324,7 +324,13 @@ impl Fanout {
         }
     }
 
-    async fn send(&self, room: &RoomName, hubs: &[(HubIndex, u64)], epoch: Epoch, messages: Vec<Arc<Message>>) {
+    async fn send(
+        &self,
+        room: &RoomName,
+        hubs: &[(HubIndex, u64)],
+        epoch: Epoch,
+        messages: Vec<Arc<Message>>,
+    ) {
         let count = messages.len() as u64;
         let Some(batch) = Batch::new(room.clone(), epoch, messages, clock::now().utc) else { return };
         self.metrics.fanout_messages.inc_by(count);

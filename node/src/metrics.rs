@@ -74,7 +74,11 @@ impl Metrics {
         r.register("fanout_messages", text, self.fanout_messages.clone());
         r.register("deliveries", "Messages handed to sessions, once for each", self.deliveries.clone());
         r.register_with_unit("sent", "Bytes written to clients", Unit::Bytes, self.bytes_out.clone());
-        r.register("broker_queue_overflows", "Times the queue from the broker overflowed", self.missed.clone());
+        r.register(
+            "broker_queue_overflows",
+            "Times the queue from the broker overflowed",
+            self.missed.clone(),
+        );
         r.register("log_repairs", "Logs read to fill a hole", self.repairs.clone());
         r.register("draining", "1 while the node takes no more connections", self.draining.clone());
         r.register_collector(Box::new(Process { connections }));

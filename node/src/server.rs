@@ -10,7 +10,7 @@ use actix_http::{HttpService, Request};
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::{App, web};
+use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tickmesh_cluster::broker::{Broker, Events};
@@ -58,6 +58,8 @@ pub struct Node {
     shared: Arc<Shared>,
     address: SocketAddr,
     server: ServerHandle,
+    /// Where `server.metrics_listen` is set.
+    metrics_server: Option<ServerHandle>,
     running: JoinHandle<std::io::Result<()>>,
     shutdown_timeout: Duration,
 }
@@ -102,12 +104,16 @@ impl Node {
             metrics: metrics.clone(),
         });
         let fanout = fanout::start(broker, events, senders, metrics);
+        let metrics_server = match config.server.metrics_listen {
+            Some(at) => Some(serve_metrics(at, shared.clone())?),
+            None => None,
+        };
         let server = serve(config, listener, shared.clone(), fanout, seats, routes).map_err(listen)?;
         let handle = server.handle();
         let running = tokio::spawn(server);
         let shutdown_timeout = Duration::from_millis(config.server.shutdown_timeout_ms);
         tracing::info!(node = id, %address, workers, "node is ready");
-        Ok(Self { shared, address, server: handle, running, shutdown_timeout })
+        Ok(Self { shared, address, server: handle, metrics_server, running, shutdown_timeout })
     }
 
     /// Where it listens.
@@ -139,6 +145,9 @@ impl Node {
             tracing::warn!(left, "clients did not leave within server.shutdown_timeout_ms");
         }
         self.server.stop(false).await;
+        if let Some(server) = self.metrics_server {
+            server.stop(false).await;
+        }
         let _ = self.running.await;
         tracing::info!(node = self.shared.policy.node_id, "node has stopped");
     }
@@ -184,6 +193,8 @@ fn serve(
     let user_timeout = Duration::from_millis(config.server.tcp_user_timeout_ms);
     let handshake_timeout = Duration::from_millis(config.server.handshake_timeout_ms);
     let max_body = config.limits.max_http_body_bytes;
+    let metrics_here = config.server.metrics_listen.is_none();
+    let node = web::Data::from(shared.clone());
 
     // `HttpServer` has no way to hand an upgraded socket over, so the service under it is built here. This runs on
     // each worker's own thread.
@@ -196,7 +207,13 @@ fn serve(
         let app = App::new()
             .app_data(web::ThinData(worker.clone()))
             .app_data(web::PayloadConfig::new(max_body))
+            .app_data(node.clone())
             .configure(api::routes)
+            .configure(|config| {
+                if metrics_here {
+                    api::metrics_route(config);
+                }
+            })
             .configure(routes)
             .default_service(web::to(api::not_found));
         HttpService::build()
@@ -218,6 +235,20 @@ fn serve(
         .shutdown_timeout(1)
         .listen("node", listener, factory)
         .map(actix_server::ServerBuilder::run)
+}
+
+/// The counters on an address of their own.
+fn serve_metrics(address: SocketAddr, shared: Arc<Shared>) -> Result<ServerHandle, StartError> {
+    let node = web::Data::from(shared);
+    let server = HttpServer::new(move || App::new().app_data(node.clone()).configure(api::metrics_route))
+        .workers(1)
+        .disable_signals()
+        .bind(address)
+        .map_err(|error| StartError::Listen { address, error })?
+        .run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    Ok(handle)
 }
 
 /// Socket options of every connection; a system that lacks one serves without it.

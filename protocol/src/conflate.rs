@@ -79,8 +79,7 @@ impl Latest {
         let slot: Slot = (inner.event.clone(), inner.key.clone());
         self.bytes += inner.data.get().len() + OVERHEAD;
         self.order.insert(inner.seq, slot.clone());
-        let state =
-            self.slots.entry(slot).or_insert(SlotState { pending: None, replaced: 0, not_before: 0 });
+        let state = self.slots.entry(slot).or_insert(SlotState { pending: None, replaced: 0, not_before: 0 });
         if let Some(old) = state.pending.replace(message.clone()) {
             state.replaced += 1;
             self.order.remove(&old.message().seq);

@@ -196,12 +196,25 @@ pub fn pong(timestamp: &str, server_time: u64) -> Vec<u8> {
 /// A notification of the server's own, such as `connected` or `resync`.
 #[must_use]
 pub fn notice(room: &str, event: &str, seq: u64, server_time: u64, data: &impl Serialize) -> Vec<u8> {
-    json(&Notification { r#type: "notification", room, event, seq, timestamp: server_time, server_time, data })
+    json(&Notification {
+        r#type: "notification",
+        room,
+        event,
+        seq,
+        timestamp: server_time,
+        server_time,
+        data,
+    })
 }
 
 /// A room's message as a notification.
 #[must_use]
-pub fn notification(room: &RoomName, message: &Message, server_time: u64, fields: Option<&Fields>) -> Vec<u8> {
+pub fn notification(
+    room: &RoomName,
+    message: &Message,
+    server_time: u64,
+    fields: Option<&Fields>,
+) -> Vec<u8> {
     let filtered = fields.and_then(|fields| filter(&message.data, fields));
     let data: &RawValue = filtered.as_deref().unwrap_or(&message.data);
     let mut out = Vec::with_capacity(data.get().len() + message.event.len() + room.as_str().len() + 120);
@@ -248,7 +261,10 @@ pub fn with_conflated(frame: &Bytes, encoding: Encoding, count: u64) -> Bytes {
 
 /// Several notifications as one frame that holds an array, for connections that asked for `batch=1`.
 #[must_use]
-pub fn array_frame<'a>(frames: impl ExactSizeIterator<Item = &'a Bytes> + Clone, encoding: Encoding) -> Bytes {
+pub fn array_frame<'a>(
+    frames: impl ExactSizeIterator<Item = &'a Bytes> + Clone,
+    encoding: Encoding,
+) -> Bytes {
     let size = frames.clone().map(Bytes::len).sum::<usize>();
     let mut payload = Vec::with_capacity(size + 8);
     match encoding {

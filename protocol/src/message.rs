@@ -482,7 +482,8 @@ mod tests {
     #[test]
     fn depth_is_bounded_and_brackets_in_strings_do_not_count() {
         let echo = |payload: &str| {
-            let text = format!(r#"{{"type":"request","request_id":"a","action":"echo","payload":{payload}}}"#);
+            let text =
+                format!(r#"{{"type":"request","request_id":"a","action":"echo","payload":{payload}}}"#);
             ClientMessage::parse(&text).map(|_| ()).map_err(|rejected| rejected.failure.code)
         };
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);

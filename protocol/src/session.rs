@@ -305,7 +305,10 @@ impl Session {
             (Purpose::Authenticate, Reply::Identity(Ok(identity))) => {
                 self.renewed(now, stamp, identity);
             }
-            (_, Reply::Published(Err(failure)) | Reply::History(Err(failure)) | Reply::Identity(Err(failure))) => {
+            (
+                _,
+                Reply::Published(Err(failure)) | Reply::History(Err(failure)) | Reply::Identity(Err(failure)),
+            ) => {
                 self.fail(stamp, &failure);
             }
             (purpose, reply) => {

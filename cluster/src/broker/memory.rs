@@ -265,9 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn conformance() {
-        let clock = Arc::new(|| {
-            std::time::UNIX_EPOCH.elapsed().unwrap().as_millis().try_into().unwrap()
-        });
+        let clock = Arc::new(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_millis().try_into().unwrap());
         let cluster = MemoryCluster::new(suite::classes(), clock);
         suite::run(&Factory { cluster }).await;
     }
@@ -275,7 +273,10 @@ mod tests {
     #[tokio::test]
     async fn rooms_that_nobody_uses_are_forgotten_and_come_back_with_a_new_epoch() {
         let time = Arc::new(AtomicU64::new(1_000_000));
-        let clock = { let time = time.clone(); Arc::new(move || time.load(Ordering::Relaxed)) };
+        let clock = {
+            let time = time.clone();
+            Arc::new(move || time.load(Ordering::Relaxed))
+        };
         let cluster = MemoryCluster::new(Classes::default(), clock);
         let (tx, _events) = inbox(10);
         let broker = cluster.connect(tx);
@@ -285,7 +286,8 @@ mod tests {
         broker.subscribe(&followed).await.unwrap();
         time.fetch_add(4_000_000, Ordering::Relaxed);
         broker.publish(vec![publish("c")]).await.remove(0).unwrap();
-        let mut names: Vec<_> = broker.rooms().await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+        let mut names: Vec<_> =
+            broker.rooms().await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
         names.sort();
         assert_eq!(names, ["b", "c"]);
         let after = broker.publish(vec![publish("a")]).await.remove(0).unwrap();

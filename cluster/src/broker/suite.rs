@@ -32,7 +32,11 @@ pub fn classes() -> Classes {
         idempotency_window_s: window,
         ..Class::default()
     };
-    Classes::new(vec![class("", 100_000, 3_600, 60), class("short_", 10, 3_600, 60), class("brief_", 100, 1, 1)])
+    Classes::new(vec![
+        class("", 100_000, 3_600, 60),
+        class("short_", 10, 3_600, 60),
+        class("brief_", 100, 1, 1),
+    ])
 }
 
 /// A message whose data is the JSON text.
@@ -88,8 +92,10 @@ async fn sequence_and_content(nodes: &dyn Nodes) {
     let second = put(&*b, "content", "[null]", None).await;
     assert_eq!((first.seq, second.seq), (1, 2));
     assert_eq!(first.epoch, second.epoch);
-    let batch = vec![publish("content", "3", None), publish("content2", "1", None), publish("content", "4", None)];
-    let answers: Vec<u64> = a.publish(batch).await.into_iter().map(|answer| answer.expect("published").seq).collect();
+    let batch =
+        vec![publish("content", "3", None), publish("content2", "1", None), publish("content", "4", None)];
+    let answers: Vec<u64> =
+        a.publish(batch).await.into_iter().map(|answer| answer.expect("published").seq).collect();
     assert_eq!(answers, [3, 1, 4]);
     let history = read(&*b, "content", Replay::Last(10)).await;
     assert_eq!((history.position.seq, seqs(&history), history.complete), (4, vec![1, 2, 3, 4], true));
@@ -229,8 +235,17 @@ async fn no_hole_between_history_and_live(nodes: &dyn Nodes) {
         assert!(history.position.seq >= start);
         let target = history.position.seq.max(start) + 50;
         if target < 1_900 {
-            seen.extend(live(&mut events, "moving", target).await.into_iter().filter(|seq| *seq > history.position.seq));
-            assert_eq!(seen, (1..=seen.len() as u64).collect::<Vec<_>>(), "joined without hole or repetition");
+            seen.extend(
+                live(&mut events, "moving", target)
+                    .await
+                    .into_iter()
+                    .filter(|seq| *seq > history.position.seq),
+            );
+            assert_eq!(
+                seen,
+                (1..=seen.len() as u64).collect::<Vec<_>>(),
+                "joined without hole or repetition"
+            );
         }
         tokio::task::yield_now().await;
     }

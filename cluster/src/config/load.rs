@@ -111,7 +111,8 @@ impl Layers {
             Ok(table) => table,
             // The parser quotes the line that it fails on, and a secret may be there.
             Err(error) => {
-                let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+                let line =
+                    error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
                 return self.wrong("", None, &origin, format!("line {line}: not TOML: {}", error.message()));
             }
         };
@@ -204,11 +205,17 @@ impl Layers {
         if auth.jwt_algorithm != JwtAlgorithm::Hs256 && no_file {
             let origin = self.origin("auth.jwt_algorithm");
             let problem = "expected auth.jwt_key_file, the public key, to be set as well";
-            self.wrong("auth.jwt_algorithm", Some(format!("{:?}", auth.jwt_algorithm).to_uppercase()), &origin, problem);
+            self.wrong(
+                "auth.jwt_algorithm",
+                Some(format!("{:?}", auth.jwt_algorithm).to_uppercase()),
+                &origin,
+                problem,
+            );
         }
         if auth.jwt_algorithm == JwtAlgorithm::Hs256 && !no_file {
             let origin = self.origin("auth.jwt_key_file");
-            let problem = "expected auth.jwt_algorithm to be \"RS256\" or \"ES256\"; HS256 uses auth.jwt_secret";
+            let problem =
+                "expected auth.jwt_algorithm to be \"RS256\" or \"ES256\"; HS256 uses auth.jwt_secret";
             self.wrong("auth.jwt_key_file", None, &origin, problem);
         }
         let token = !auth.jwt_secret.expose().is_empty() || !no_file;

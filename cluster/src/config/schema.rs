@@ -59,7 +59,11 @@ pub(super) const KEYS: &[Key] = &[
     key("node.listen", Kind::Address, "Address to listen on; port 0 takes any free port."),
     key("node.id", Kind::Name, "Name in the cluster; empty for one made at start."),
     key("node.workers", Kind::Int(0, 1_024), "Worker threads; 0 for one per core."),
-    key("broker.url", Kind::Broker, "Where messages are kept and shared. \"memory\": in this process, lost with it."),
+    key(
+        "broker.url",
+        Kind::Broker,
+        "Where messages are kept and shared. \"memory\": in this process, lost with it.",
+    ),
     key("cluster.secret", Kind::Secret(16), "Shared by the processes of a cluster."),
     key(
         "auth.anonymous",
@@ -67,14 +71,22 @@ pub(super) const KEYS: &[Key] = &[
         "What a connection without a token may do: nothing, subscribe to open rooms, or also publish into them and\n\
          read the API. `tickmesh dev` defaults to \"full\".",
     ),
-    key("auth.jwt_algorithm", Kind::Choice(&["HS256", "RS256", "ES256"]), "How tokens are signed (RFC 7518)."),
+    key(
+        "auth.jwt_algorithm",
+        Kind::Choice(&["HS256", "RS256", "ES256"]),
+        "How tokens are signed (RFC 7518).",
+    ),
     key(
         "auth.jwt_secret",
         Kind::Secret(16),
         "Key of HS256 tokens, at least 16 bytes: shorter ones are guessed offline from a single token.",
     ),
     key("auth.jwt_key_file", Kind::Path, "Public key of RS256 or ES256 tokens, a file in PEM."),
-    key("auth.leeway_s", Kind::Int(0, 300), "Seconds by which the clocks of node and token issuer may differ."),
+    key(
+        "auth.leeway_s",
+        Kind::Int(0, 300),
+        "Seconds by which the clocks of node and token issuer may differ.",
+    ),
     key(
         "auth.api_keys",
         Kind::ApiKeys,
@@ -82,7 +94,11 @@ pub(super) const KEYS: &[Key] = &[
          operator; a key has at least 16 bytes.",
     ),
     key("limits.max_connections", Kind::Int(1, 10_000_000), "Connections of a node; more are answered 503."),
-    key("limits.max_message_bytes", Kind::Int(1_024, 16_777_216), "Largest message of a client; larger ones close with 1009."),
+    key(
+        "limits.max_message_bytes",
+        Kind::Int(1_024, 16_777_216),
+        "Largest message of a client; larger ones close with 1009.",
+    ),
     key(
         "limits.max_queue_bytes",
         Kind::Int(16_384, 1_073_741_824),
@@ -118,8 +134,16 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Int(1_000, 600_000),
         "Milliseconds that a client may take nothing of what waits for it.",
     ),
-    key("server.handshake_timeout_ms", Kind::Int(100, 600_000), "Milliseconds in which a request's head has to arrive."),
-    key("server.shutdown_timeout_ms", Kind::Int(0, 600_000), "Milliseconds that clients have to leave when the node stops."),
+    key(
+        "server.handshake_timeout_ms",
+        Kind::Int(100, 600_000),
+        "Milliseconds in which a request's head has to arrive.",
+    ),
+    key(
+        "server.shutdown_timeout_ms",
+        Kind::Int(0, 600_000),
+        "Milliseconds that clients have to leave when the node stops.",
+    ),
     key(
         "server.metrics_listen",
         Kind::OptionalAddress,
@@ -133,9 +157,21 @@ pub(super) const KEYS: &[Key] = &[
          (the user whose id follows the prefix), publishers, operators, nobody.",
     ),
     key("log.format", Kind::Choice(&["text", "json"]), "How log lines are written, on standard error."),
-    key("log.level", Kind::Text, "A filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\"."),
-    key("postgres.url", Kind::SecretUrl(&["postgres", "postgresql"]), "The relational store. Not used by this version."),
-    key("tdengine.dsn", Kind::SecretUrl(&["taos", "taos+ws", "ws", "wss", "taosws"]), "The time-series store. Not used by this version."),
+    key(
+        "log.level",
+        Kind::Text,
+        "A filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\".",
+    ),
+    key(
+        "postgres.url",
+        Kind::SecretUrl(&["postgres", "postgresql"]),
+        "The relational store. Not used by this version.",
+    ),
+    key(
+        "tdengine.dsn",
+        Kind::SecretUrl(&["taos", "taos+ws", "ws", "wss", "taosws"]),
+        "The time-series store. Not used by this version.",
+    ),
     key("otlp.endpoint", Kind::Url(&["http", "https"]), "Where traces go. Not used by this version."),
 ];
 
@@ -146,7 +182,8 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
 
 /// The keys of a section, for an error message.
 pub(super) fn keys_of(section: &str) -> String {
-    let keys: Vec<_> = KEYS.iter().filter_map(|key| key.path.strip_prefix(section)?.strip_prefix('.')).collect();
+    let keys: Vec<_> =
+        KEYS.iter().filter_map(|key| key.path.strip_prefix(section)?.strip_prefix('.')).collect();
     keys.join(", ")
 }
 
@@ -200,13 +237,19 @@ impl Kind {
             Self::Secret(min) => text.is_some_and(|text| text.is_empty() || text.len() >= min),
             Self::Path => text.is_some(),
             Self::Url(schemes) | Self::SecretUrl(schemes) => text.is_some_and(|text| {
-                text.is_empty() || text.split_once("://").is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
+                text.is_empty()
+                    || text
+                        .split_once("://")
+                        .is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
             }),
             Self::Broker => text == Some("memory"),
             Self::Origins => value.as_array().is_some_and(|all| {
                 all.iter().all(|one| {
                     one.as_str().is_some_and(|one| {
-                        one == "*" || one.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'))
+                        one == "*"
+                            || one
+                                .split_once("://")
+                                .is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'))
                     })
                 })
             }),
@@ -219,7 +262,9 @@ impl Kind {
     fn allowed(self) -> String {
         match self {
             Self::Int(min, max) => format!("an integer from {min} to {max}"),
-            Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
+            Self::Choice(words) => {
+                words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
+            }
             Self::Address => "an IP address and port such as \"0.0.0.0:8080\"".into(),
             Self::OptionalAddress => "an IP address and port such as \"0.0.0.0:9100\", or \"\"".into(),
             Self::Name => "up to 64 characters of A-Z a-z 0-9 _ . -".into(),
@@ -230,14 +275,17 @@ impl Kind {
                 format!("a URL that starts with {}://, or \"\"", schemes.join(":// or "))
             }
             Self::Broker => "\"memory\", the only broker of this version".into(),
-            Self::Origins => "a list of origins such as \"https://example.com\", without a path, or \"*\"".into(),
+            Self::Origins => {
+                "a list of origins such as \"https://example.com\", without a path, or \"*\"".into()
+            }
             Self::Classes | Self::ApiKeys => "a list of tables".into(),
         }
     }
 }
 
 fn check_classes(value: &Value) -> Result<(), String> {
-    let classes: Vec<Class> = value.clone().try_into().map_err(|error| format!("a list of classes: {error}"))?;
+    let classes: Vec<Class> =
+        value.clone().try_into().map_err(|error| format!("a list of classes: {error}"))?;
     let mut seen = std::collections::HashSet::new();
     for class in &classes {
         let prefix = &class.prefix;

@@ -13,14 +13,18 @@ fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         flags: Vec::new(),
     };
     let path = toml.path().display().to_string();
-    Config::load(&Config::dev_defaults(), &sources).map_err(|errors| errors.to_string().replace(&path, "FILE"))
+    Config::load(&Config::dev_defaults(), &sources)
+        .map_err(|errors| errors.to_string().replace(&path, "FILE"))
 }
 
 #[test]
 fn later_layers_win_and_keep_what_they_do_not_name() {
     let file = "[limits]\nmax_connections = 5\nmax_in_flight = 7\n[node]\nid = \"f\"";
     let mut sources = Sources {
-        env: vec![("TICKMESH_LIMITS__MAX_CONNECTIONS".into(), "6".into()), ("TICKMESH_NODE__ID".into(), "e".into())],
+        env: vec![
+            ("TICKMESH_LIMITS__MAX_CONNECTIONS".into(), "6".into()),
+            ("TICKMESH_NODE__ID".into(), "e".into()),
+        ],
         flags: vec![("--id", "node.id", "flag".into())],
         file: None,
     };
@@ -43,15 +47,30 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "[limits]\nmax_connections = \"many\"",
             "limits.max_connections = \"many\" (from FILE): expected an integer from 1 to 10000000",
         ),
-        ("[auth]\nanonymous = \"all\"", "auth.anonymous = \"all\" (from FILE): expected \"none\" or \"subscribe\" or \"full\""),
+        (
+            "[auth]\nanonymous = \"all\"",
+            "auth.anonymous = \"all\" (from FILE): expected \"none\" or \"subscribe\" or \"full\"",
+        ),
         ("[node]\nlisten = \"8080\"", "node.listen = \"8080\" (from FILE): expected an IP address and port"),
-        ("[node]\nlisten_on = 1", "node.listen_on (from FILE): unknown key; the keys of node are listen, id, workers"),
+        (
+            "[node]\nlisten_on = 1",
+            "node.listen_on (from FILE): unknown key; the keys of node are listen, id, workers",
+        ),
         ("[nodes]\nid = 1", "nodes.id (from FILE): unknown section; the sections are node, broker,"),
         ("workers = 1", "workers (from FILE): unknown key; the sections are node,"),
         ("[node\n", "(from FILE): line 1: not TOML"),
-        ("[broker]\nurl = \"redis://x\"", "broker.url = \"redis://x\" (from FILE): expected \"memory\", the only broker"),
-        ("[auth]\njwt_secret = \"short\"", "auth.jwt_secret = *** (from FILE): expected a text of at least 16 bytes"),
-        ("[auth]\njwt_algorithm = \"RS256\"", "auth.jwt_algorithm = RS256 (from FILE): expected auth.jwt_key_file"),
+        (
+            "[broker]\nurl = \"redis://x\"",
+            "broker.url = \"redis://x\" (from FILE): expected \"memory\", the only broker",
+        ),
+        (
+            "[auth]\njwt_secret = \"short\"",
+            "auth.jwt_secret = *** (from FILE): expected a text of at least 16 bytes",
+        ),
+        (
+            "[auth]\njwt_algorithm = \"RS256\"",
+            "auth.jwt_algorithm = RS256 (from FILE): expected auth.jwt_key_file",
+        ),
         ("[auth]\nanonymous = \"none\"", "auth.anonymous = \"none\" (from FILE): nobody could connect"),
         (
             "[heartbeat]\nping_interval_ms = 60000",
@@ -63,8 +82,14 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
         ),
         ("[[rooms.class]]\nprefix = \"a\"\n[[rooms.class]]\nprefix = \"a\"", "\"a\" is there twice"),
         ("[[rooms.class]]\nprefix = \"a\"\nhistory = 1", "unknown field `history`"),
-        ("[[auth.api_keys]]\nname = \"x\"\nkey = \"0123456789abcdef\"\nrole = \"king\"", "auth.api_keys = *** (from FILE)"),
-        ("[server]\norigins = [\"example.com\"]", "server.origins = [\"example.com\"] (from FILE): expected a list of origins"),
+        (
+            "[[auth.api_keys]]\nname = \"x\"\nkey = \"0123456789abcdef\"\nrole = \"king\"",
+            "auth.api_keys = *** (from FILE)",
+        ),
+        (
+            "[server]\norigins = [\"example.com\"]",
+            "server.origins = [\"example.com\"] (from FILE): expected a list of origins",
+        ),
     ];
     for (file, expected) in cases {
         let errors = load(file, &[]).unwrap_err();
@@ -74,23 +99,33 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
 
 #[test]
 fn all_errors_come_at_once() {
-    let errors = load("[limits]\nmax_connections = 0\nmax_conections = 1\n[node]\nworkers = -1", &[]).unwrap_err();
+    let errors =
+        load("[limits]\nmax_connections = 0\nmax_conections = 1\n[node]\nworkers = -1", &[]).unwrap_err();
     assert_eq!(errors.lines().count(), 3, "{errors}");
 }
 
 #[test]
 fn the_environment_is_held_to_the_same_rules() {
-    let config = load("", &[
-        ("TICKMESH_SERVER__ORIGINS", "https://a.example, https://b.example"),
-        ("TICKMESH_AUTH__API_KEYS", "[{ name = \"f\", key = \"0123456789abcdef\", role = \"publisher\" }]"),
-        ("TICKMESH_TEST_SOMETHING", "is not a key"),
-        ("OTHER__VARIABLE", "is not ours"),
-    ])
+    let config = load(
+        "",
+        &[
+            ("TICKMESH_SERVER__ORIGINS", "https://a.example, https://b.example"),
+            (
+                "TICKMESH_AUTH__API_KEYS",
+                "[{ name = \"f\", key = \"0123456789abcdef\", role = \"publisher\" }]",
+            ),
+            ("TICKMESH_TEST_SOMETHING", "is not a key"),
+            ("OTHER__VARIABLE", "is not ours"),
+        ],
+    )
     .unwrap();
     assert_eq!(config.server.origins, ["https://a.example", "https://b.example"]);
     assert_eq!(config.auth.api_keys[0].role, Role::Publisher);
-    let errors = load("", &[("TICKMESH_LIMITS__MAX_CONNECTIONS", "-5"), ("TICKMESH_LIMIT__X", "1")]).unwrap_err();
-    assert!(errors.contains("limits.max_connections = -5 (from TICKMESH_LIMITS__MAX_CONNECTIONS): expected an integer"));
+    let errors =
+        load("", &[("TICKMESH_LIMITS__MAX_CONNECTIONS", "-5"), ("TICKMESH_LIMIT__X", "1")]).unwrap_err();
+    assert!(errors.contains(
+        "limits.max_connections = -5 (from TICKMESH_LIMITS__MAX_CONNECTIONS): expected an integer"
+    ));
     assert!(errors.contains("limit.x (from TICKMESH_LIMIT__X): unknown section"), "{errors}");
 }
 

@@ -5,7 +5,7 @@ use actix_web::http::header;
 use serde_json::json;
 use tickmesh_protocol::error::{ErrorCode, Failure};
 
-use super::{ApiError, Caller, WorkerData};
+use super::{ApiError, Caller, SharedData, WorkerData};
 use crate::clock;
 
 /// The process is alive.
@@ -23,9 +23,9 @@ pub(super) async fn readyz(worker: WorkerData) -> HttpResponse {
 }
 
 /// The counters in the Prometheus exposition format.
-pub(super) async fn metrics(worker: WorkerData) -> Result<HttpResponse, ApiError> {
+pub(super) async fn metrics(node: SharedData) -> Result<HttpResponse, ApiError> {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &worker.registry)
+    prometheus_client::encoding::text::encode(&mut text, &node.registry)
         .map_err(|error| Failure::new(ErrorCode::InternalError, error.to_string()))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, kind)).body(text))

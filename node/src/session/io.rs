@@ -58,7 +58,12 @@ enum Phase {
 struct Over;
 
 impl Io {
-    pub(super) fn new(stream: TcpStream, early: Bytes, assembler: Assembler, stall_timeout: Duration) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        early: Bytes,
+        assembler: Assembler,
+        stall_timeout: Duration,
+    ) -> Self {
         Self {
             stream,
             early,

@@ -29,7 +29,13 @@ pub(super) struct Subscription {
 #[derive(Debug)]
 enum State {
     /// The history is being read: live messages wait.
-    Gated { ticket: Option<Ticket>, from: Option<Position>, gate: Vec<Arc<Batch>>, messages: usize, overflowed: bool },
+    Gated {
+        ticket: Option<Ticket>,
+        from: Option<Position>,
+        gate: Vec<Arc<Batch>>,
+        messages: usize,
+        overflowed: bool,
+    },
     /// Every message goes straight on.
     Live {
         /// The newest message that was queued, sent or conflated.

@@ -232,7 +232,10 @@ fn requests_are_answered_or_refused_by_their_code() {
         (r#""type":"unsubscribe","room":"market_2""#, "ROOM_NOT_FOUND"),
         (r#""type":"request","action":"fly""#, "INVALID_ACTION"),
         (r#""type":"request","action":"auth""#, "INVALID_PARAMETERS"),
-        (r#""type":"request","action":"history","payload":{"room":"market_1","limit":0}"#, "INVALID_PARAMETERS"),
+        (
+            r#""type":"request","action":"history","payload":{"room":"market_1","limit":0}"#,
+            "INVALID_PARAMETERS",
+        ),
         (r#""type":"request","action":"history","payload":{"room":"user_bob"}"#, "PERMISSION_DENIED"),
         (
             r#""type":"request","action":"publish","payload":{"room":"market_1","event":"e","data":1}"#,

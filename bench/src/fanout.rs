@@ -1,0 +1,356 @@
+//! `bench fanout`: publishers on one side, subscribers that check every message on the other.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::time::Instant;
+
+use crate::TargetArgs;
+use crate::check::{Delivery, Violations};
+use crate::client::Connection;
+use crate::clock::{Clock, seconds};
+use crate::opening::{self, Errors, Opener, wait_until};
+use crate::procstat::{CpuReading, Processes};
+use crate::publisher::{Pace, Publisher, Publishing, pad_for};
+use crate::report::{Latency, Progress, Report};
+use crate::stalled::{self, StalledGroup};
+use crate::subscriber::{Shared, Subscriber};
+
+/// Arguments of `bench fanout`.
+#[derive(Debug, clap::Args)]
+pub struct FanoutArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Subscribers
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    subs: usize,
+    /// Rooms that the subscribers are spread over
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    rooms: usize,
+    /// Messages per second in each room
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 50.0)]
+    rate: f64,
+    /// Publish as fast as the slowest subscriber allows
+    #[arg(long, conflicts_with = "rate")]
+    saturate: bool,
+    /// With --saturate: messages of a room that the slowest subscriber may lack
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    inflight: u64,
+    /// Bytes of `data` in a message
+    #[arg(long, value_name = "BYTES", default_value_t = 150)]
+    payload: usize,
+    /// How long to measure
+    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    duration: Duration,
+    /// Load before measuring
+    #[arg(long, value_parser = crate::parse_duration, default_value = "1s")]
+    warmup: Duration,
+    /// How the subscribers ask to be served
+    #[arg(long, value_enum, default_value_t = Delivery::All)]
+    delivery: Delivery,
+    /// With --delivery latest: at most this many messages per second for each subscriber
+    #[arg(long, value_name = "PER_SECOND")]
+    max_rate: Option<f64>,
+    /// Publishing connections
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    publishers: usize,
+    /// Allow the server to put several notifications into a frame
+    #[arg(long)]
+    batch: bool,
+    /// Additional subscribers that never read
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    slow: usize,
+    /// Additional subscribers that read one byte a second
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    trickle: usize,
+    /// Only subscribe: somebody else publishes. Prints `subscribed: N` when ready, on stderr with --json
+    #[arg(long, requires_all = ["room", "messages"])]
+    no_publish: bool,
+    /// With --no-publish: the room
+    #[arg(long, value_name = "ROOM", requires = "no_publish")]
+    room: Option<String>,
+    /// With --no-publish: how many messages every subscriber must receive
+    #[arg(long, value_name = "N", requires = "no_publish")]
+    messages: Option<u64>,
+    /// How long to wait for the last message; with --no-publish, for all of them (60 s unless given)
+    #[arg(long, value_parser = crate::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+const NO_PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// After the last expected message of another publisher, surplus ones are waited for this long.
+const SURPLUS_WAIT: Duration = Duration::from_millis(300);
+
+/// A run once everybody is subscribed.
+struct Run {
+    shared: Rc<Shared>,
+    subscribers: Vec<Rc<RefCell<Subscriber>>>,
+    server: Processes,
+    opener: Opener,
+    open_errors: Errors,
+    stalled: Rc<StalledGroup>,
+}
+
+/// Readings at one moment.
+#[derive(Clone, Copy)]
+struct Mark {
+    at_ns: u64,
+    deliveries: u64,
+    accepted: u64,
+    cpu: CpuReading,
+}
+
+impl Run {
+    fn mark(&self) -> Mark {
+        Mark {
+            at_ns: self.shared.clock.now_ns(),
+            deliveries: self.shared.deliveries.get(),
+            accepted: self.shared.rooms.iter().map(|room| room.accepted.get()).sum(),
+            cpu: CpuReading::now(&self.server),
+        }
+    }
+
+    /// True once every subscriber that is still connected has the last message of its room.
+    fn all_have_last(&self) -> bool {
+        self.subscribers.iter().all(|subscriber| {
+            let subscriber = subscriber.borrow();
+            subscriber.closed.is_some() || subscriber.has(self.shared.rooms[subscriber.room].last_seq.get())
+        })
+    }
+}
+
+pub(crate) async fn run(args: FanoutArgs) -> anyhow::Result<bool> {
+    if args.subs == 0 || args.rooms == 0 || args.publishers == 0 || args.inflight == 0 {
+        bail!("--subs, --rooms, --publishers and --inflight must be at least 1");
+    }
+    if !(args.rate > 0.0 && args.rate.is_finite()) {
+        bail!("--rate must be above 0");
+    }
+    let run = subscribe(&args).await?;
+    match args.messages {
+        Some(messages) if args.no_publish => receive_only(&args, run, messages).await,
+        _ => publish(&args, run).await,
+    }
+}
+
+/// Opens all subscribers and waits until they are subscribed.
+async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
+    let clock = Clock::start();
+    let targets = opening::resolve(&args.target, args.batch).await?;
+    let server = Processes::find(&args.target.pids, targets.iter().map(|target| target.addr));
+    let names = match &args.room {
+        Some(room) => vec![room.clone()],
+        None => {
+            // Runs against one server must not see each other's messages.
+            let suffix: u32 = rand::random();
+            (0..args.rooms).map(|number| format!("bench_{number}_{suffix:08x}")).collect()
+        }
+    };
+    let rooms = names.len();
+    let shared = Rc::new(Shared::new(clock, names, args.delivery, args.max_rate, !args.no_publish));
+    let opener =
+        Opener { targets: targets.into(), clock, concurrency: args.target.concurrency, receive_buffer: None };
+    let subscribers: Vec<_> =
+        (0..args.subs).map(|number| Rc::new(RefCell::new(Subscriber::new(number % rooms)))).collect();
+
+    let opened = Rc::new(Cell::new(0usize));
+    let (count, states, on_open) = (opened.clone(), subscribers.clone(), shared.clone());
+    // Every room gets subscribers on every node.
+    let pick = move |number: usize| number + number / rooms;
+    let open_errors = opener
+        .open_all(args.subs, pick, move |number, connection: Connection| {
+            count.set(count.get() + 1);
+            tokio::task::spawn_local(Subscriber::run(states[number].clone(), on_open.clone(), connection));
+        })
+        .await?;
+    let lost = || subscribers.iter().filter(|subscriber| subscriber.borrow().closed.is_some()).count();
+    wait_until(SUBSCRIBE_TIMEOUT, || shared.subscribed.get() + lost() >= opened.get()).await;
+    if shared.subscribed.get() == 0 {
+        bail!("nobody could subscribe: {:?}", shared.errors.borrow());
+    }
+
+    let stalled = StalledGroup::new(clock);
+    let reluctant = Opener { receive_buffer: Some(stalled::RECEIVE_BUFFER), ..opener.clone() };
+    for number in 0..args.slow + args.trickle {
+        let target = &reluctant.targets[number % reluctant.targets.len()];
+        let connection = Connection::open(target, clock, reluctant.receive_buffer).await?;
+        stalled.add(connection, &shared.subscribe_request(number % rooms), number >= args.slow).await?;
+    }
+    Ok(Run { shared, subscribers, server, opener, open_errors, stalled })
+}
+
+async fn publish(args: &FanoutArgs, run: Run) -> anyhow::Result<bool> {
+    let shared = &run.shared;
+    let connections = Rc::new(RefCell::new(Vec::new()));
+    let opened = connections.clone();
+    run.opener
+        .open_all(args.publishers, |number| number, move |_, connection| opened.borrow_mut().push(connection))
+        .await?;
+    let connections = connections.take();
+    let start_ns = shared.clock.now_ns();
+    let pace = if args.saturate {
+        Pace::Saturate { inflight: args.inflight }
+    } else {
+        Pace::Rate { start_ns, interval_ns: 1e9 / (args.rate * shared.rooms.len() as f64) }
+    };
+    let publishing = Rc::new(Publishing {
+        publishers: connections.len(),
+        pace,
+        pad: pad_for(args.payload, start_ns),
+        stop: Cell::new(false),
+        alive: Cell::new(connections.len()),
+        lateness: RefCell::new(Latency::new()),
+    });
+    run.stalled.start();
+    for (index, connection) in connections.into_iter().enumerate() {
+        let publisher = Publisher::new(index, shared.clone(), publishing.clone())?;
+        tokio::task::spawn_local(publisher.run(connection));
+    }
+
+    let progress = Progress::start("fanout", args.warmup + args.duration);
+    let mut last = 0;
+    let mut status = || {
+        let deliveries = shared.deliveries.get();
+        format!("{} deliveries/s", (deliveries - std::mem::replace(&mut last, deliveries)) * 10)
+    };
+    let alive = || publishing.alive.get() > 0;
+    progress.sleep_until(Instant::now() + args.warmup, &mut status, alive).await;
+    let begin = run.mark();
+    shared.measure_from_ns.set(begin.at_ns);
+    progress.sleep_until(Instant::now() + args.duration, &mut status, alive).await;
+    let end = run.mark();
+    drop(progress);
+
+    publishing.stop.set(true);
+    shared.wake_publishers();
+    let timeout = args.timeout.unwrap_or(LAST_MESSAGE_TIMEOUT);
+    let answered = wait_until(timeout, || publishing.alive.get() == 0).await;
+    wait_until(timeout, || run.all_have_last()).await;
+    let drained_ns = shared.clock.now_ns();
+
+    let mut report = Report::new("fanout");
+    let elapsed = seconds(begin.at_ns, end.at_ns);
+    describe(args, &run, &mut report);
+    report.text(
+        "pace",
+        "published",
+        match pace {
+            Pace::Saturate { inflight } => format!("saturating, at most {inflight} undelivered"),
+            Pace::Rate { .. } => format!("{} messages/s in each room", args.rate),
+        },
+    );
+    report.number("seconds", "measured for", Some(elapsed), "s");
+    let published = (end.accepted - begin.accepted) as f64 / elapsed;
+    report.number("published_per_s", "messages published per second", Some(published), "/s");
+    delivered(&run, begin, end, &mut report);
+    if !args.saturate {
+        report.latency("send_lateness_ms", "of which sent late by the client", &publishing.lateness.borrow());
+    }
+    let drain = seconds(end.at_ns, drained_ns) * 1e3;
+    report.number("drain_ms", "until the last message was everywhere", Some(drain), "ms");
+    report.count(
+        "accepted_total",
+        "messages accepted in all",
+        shared.rooms.iter().map(|r| r.accepted.get()).sum(),
+    );
+    report.check(answered, "some publishes were never answered");
+    verdicts(
+        &run,
+        |subscriber| subscriber.verdict(shared.rooms[subscriber.room].last_seq.get()),
+        &mut report,
+    );
+    run.stalled.finish(&mut report).await;
+    Ok(report.finish(args.target.json))
+}
+
+async fn receive_only(args: &FanoutArgs, run: Run, messages: u64) -> anyhow::Result<bool> {
+    let shared = &run.shared;
+    let begin = run.mark();
+    run.stalled.start();
+    let ready = format!("subscribed: {}", shared.subscribed.get());
+    if args.target.json {
+        eprintln!("{ready}");
+    } else {
+        println!("{ready}");
+    }
+    let complete = || {
+        let done = |subscriber: &Subscriber| subscriber.closed.is_some() || subscriber.received() >= messages;
+        run.subscribers.iter().all(|subscriber| done(&subscriber.borrow()))
+    };
+    wait_until(args.timeout.unwrap_or(NO_PUBLISH_TIMEOUT), complete).await;
+    let end = Mark { at_ns: shared.last_delivery_ns.get(), ..run.mark() };
+    tokio::time::sleep(SURPLUS_WAIT).await;
+
+    let mut report = Report::new("fanout");
+    describe(args, &run, &mut report);
+    report.count("messages", "messages expected by each", messages);
+    let begin = Mark { at_ns: shared.first_delivery_ns.get(), ..begin };
+    delivered(&run, begin, end, &mut report);
+    let expected = |subscriber: &Subscriber| {
+        let mut found = subscriber.verdict(0);
+        // Holes in the sequence are missing from the count as well: count each once.
+        found.lost = found.lost.max(messages.saturating_sub(subscriber.received()));
+        found
+    };
+    verdicts(&run, expected, &mut report);
+    let surplus =
+        |subscriber: &Rc<RefCell<Subscriber>>| subscriber.borrow().received().saturating_sub(messages);
+    report.must_be_zero("surplus", "messages more than expected", run.subscribers.iter().map(surplus).sum());
+    run.stalled.finish(&mut report).await;
+    Ok(report.finish(args.target.json))
+}
+
+fn describe(args: &FanoutArgs, run: &Run, report: &mut Report) {
+    report.count("subs", "subscribers", args.subs as u64);
+    report.count("rooms", "rooms", run.shared.rooms.len() as u64);
+    report.text(
+        "delivery",
+        "delivery",
+        match args.delivery {
+            Delivery::All => "all",
+            Delivery::Latest => "latest",
+        },
+    );
+    report.count("payload_bytes", "payload bytes", args.payload as u64);
+}
+
+fn delivered(run: &Run, begin: Mark, end: Mark, report: &mut Report) {
+    let elapsed = seconds(begin.at_ns, end.at_ns);
+    let deliveries = end.deliveries - begin.deliveries;
+    report.count("deliveries", "deliveries measured", deliveries);
+    let per_second = deliveries as f64 / elapsed;
+    report.number("deliveries_per_s", "deliveries per second", Some(per_second), "/s");
+    report.latency("latency_ms", "publish to receive", &run.shared.latency.borrow());
+    report.cpu(end.cpu.since(begin.cpu), elapsed, deliveries, "delivery");
+    report.number("server_rss_kib", "server memory", run.server.rss_kib(), "KiB");
+    report.check(deliveries > 0, "no delivery at all");
+}
+
+/// What every subscriber saw of the promise, and how the connections fared.
+fn verdicts(run: &Run, verdict: impl Fn(&Subscriber) -> Violations, report: &mut Report) {
+    let mut found = Violations::default();
+    let mut closed = Errors::new();
+    for subscriber in &run.subscribers {
+        let subscriber = subscriber.borrow();
+        found.add(verdict(&subscriber));
+        if let Some(reason) = &subscriber.closed {
+            *closed.entry(reason.to_string()).or_default() += 1;
+        }
+    }
+    let shared = &run.shared;
+    report.count("deliveries_total", "deliveries in all", shared.deliveries.get());
+    report.must_be_zero("lost", "messages lost", found.lost);
+    report.must_be_zero("duplicated", "messages duplicated", found.duplicated);
+    report.must_be_zero("out_of_order", "messages out of order", found.out_of_order);
+    report.must_be_zero("resyncs", "room logs restarted", shared.resyncs.get());
+    report.errors("errors", "errors", &shared.errors.borrow());
+    report.errors("closed", "subscribers closed early", &closed);
+    report.errors("open_errors", "connections not opened", &run.open_errors);
+    let subscribed = shared.subscribed.get();
+    report.count("subscribed", "subscribed", subscribed as u64);
+    report.check(subscribed == run.subscribers.len(), "not everybody could subscribe");
+}

@@ -1,0 +1,148 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// A realtime push cluster for market data.
+///
+/// Without a command it is `tickmesh dev`: everything in one process, with a demo feed.
+#[derive(Debug, Parser)]
+#[command(name = "tickmesh", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Nodes in this process on the memory broker, with a demo feed and a page that shows it
+    Dev(DevArgs),
+    /// One node
+    Node(NodeArgs),
+    /// Measures a running server, and checks what it delivers
+    Bench {
+        #[command(subcommand)]
+        what: tickmesh_bench::Command,
+    },
+    /// Publishes a file of ticks in its own timing
+    Feed(FeedArgs),
+    /// Makes a JSON Web Token
+    Token(TokenArgs),
+    /// Shows and checks configurations
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DevArgs {
+    /// Address of the first node; the others are on the ports after it
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// How many nodes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+    /// Where messages are kept: memory
+    #[arg(long, value_name = "URL")]
+    pub(crate) broker: Option<String>,
+    /// Without the demo feed
+    #[arg(long)]
+    pub(crate) no_feed: bool,
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl Default for DevArgs {
+    fn default() -> Self {
+        Self { listen: None, nodes: 2, broker: None, no_feed: false, config: None }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NodeArgs {
+    /// Address to listen on
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Name in the cluster
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Where messages are kept: memory
+    #[arg(long, value_name = "URL")]
+    pub(crate) broker: Option<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FeedArgs {
+    /// CSV with the columns ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// How many times faster than it happened; 0 for as fast as possible
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) speed: f64,
+    /// Starts over at the end, until stopped
+    #[arg(long = "loop")]
+    pub(crate) looped: bool,
+    /// A node
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) to: String,
+    /// API key or JWT that may publish
+    #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TokenArgs {
+    /// Whose token it is: the claim sub
+    #[arg(long)]
+    pub(crate) user: String,
+    /// What it makes its bearer
+    #[arg(long, value_enum, default_value_t = RoleArg::User)]
+    pub(crate) role: RoleArg,
+    /// HS256 secret; without it auth.jwt_secret of the configuration
+    #[arg(long, hide_env_values = true)]
+    pub(crate) secret: Option<String>,
+    /// How long it is valid, such as 1h or 30d
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h")]
+    pub(crate) expires: Duration,
+    /// A room, or a prefix with *, that it may subscribe to beyond what the classes allow; can be repeated
+    #[arg(long, value_name = "ROOM")]
+    pub(crate) subscribe: Vec<String>,
+    /// A room, or a prefix with *, that it may publish into; can be repeated
+    #[arg(long, value_name = "ROOM")]
+    pub(crate) publish: Vec<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum RoleArg {
+    User,
+    Operator,
+    Publisher,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints all keys with their defaults and documentation
+    Default,
+    /// Checks a file, with the environment over it
+    Check {
+        /// Configuration file
+        file: PathBuf,
+    },
+    /// Prints what a node would use; secrets are masked
+    Effective {
+        /// Configuration file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}

@@ -1,0 +1,52 @@
+//! `tickmesh`: nodes, their tools and their measurements in one binary.
+//!
+//! Exit status: 0 after a clean end, 64 for arguments or a configuration that cannot be used, 1 for a failure.
+
+mod args;
+mod config;
+mod dev;
+mod feed;
+mod node;
+mod serve;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Args, Command, DevArgs};
+
+/// Arguments or a configuration that cannot be used.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    let result = match args.command.unwrap_or_else(|| Command::Dev(DevArgs::default())) {
+        Command::Dev(args) => dev::run(&args),
+        Command::Node(args) => node::run(&args),
+        Command::Bench { what } => bench(what),
+        Command::Feed(args) => feed::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Config { what } => config::run(&what),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tickmesh: {error:#}");
+            ExitCode::from(if error.is::<config::Unusable>() { USAGE } else { 1 })
+        }
+    }
+}
+
+fn bench(what: tickmesh_bench::Command) -> anyhow::Result<()> {
+    anyhow::ensure!(tickmesh_bench::run(what)?, "not all checks held");
+    Ok(())
+}

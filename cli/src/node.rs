@@ -1,0 +1,26 @@
+//! `tickmesh node`: one node, for a deployment.
+
+use tickmesh_cluster::config::Config;
+use tickmesh_node::Node;
+
+use crate::args::NodeArgs;
+use crate::{config, serve};
+
+/// Serves until a signal, then drains.
+pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+    let flags = [
+        ("--listen", "node.listen", args.listen.map(|address| address.to_string())),
+        ("--id", "node.id", args.id.clone()),
+        ("--broker", "broker.url", args.broker.clone()),
+    ];
+    let config = config::load(&Config::node_defaults(), args.config.as_deref(), flags)?;
+    serve::prepare(&config)?;
+    actix_rt::System::new().block_on(async {
+        let (broker, events) = serve::connect(&serve::memory_cluster(&config));
+        let node = Node::start(&config, &serve::node_id(&config), broker, events, |_| {})?;
+        println!("http://{}", node.address());
+        serve::stop_signal().await?;
+        node.stop().await;
+        Ok(())
+    })
+}

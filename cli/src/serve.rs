@@ -1,0 +1,82 @@
+//! What `dev` and `node` share: the actix system, the memory broker, and the signals.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use tickmesh_cluster::broker::Events;
+use tickmesh_cluster::broker::memory::{MemoryBroker, MemoryCluster};
+use tickmesh_cluster::config::{Config, LogFormat};
+use tickmesh_node::clock;
+use tickmesh_protocol::room::Classes;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Events from the broker that may wait for a node.
+const INBOX: usize = 65_536;
+
+/// What a process does before it serves: logging to standard error, and as many open files as it may have.
+pub(crate) fn prepare(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log.level)?;
+    let colours = std::io::stderr().is_terminal();
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    match config.log.format {
+        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => subscriber.init(),
+    }
+    for warning in config.unused() {
+        tracing::warn!("{warning}");
+    }
+    raise_open_files(config);
+    Ok(())
+}
+
+/// Logs in memory, for all nodes of this process.
+pub(crate) fn memory_cluster(config: &Config) -> Arc<MemoryCluster> {
+    MemoryCluster::new(Classes::new(config.rooms.class.clone()), Arc::new(|| clock::now().utc))
+}
+
+/// A node's connection to them.
+pub(crate) fn connect(cluster: &Arc<MemoryCluster>) -> (Arc<MemoryBroker>, Events) {
+    let (inbox, events) = tickmesh_cluster::broker::inbox(INBOX);
+    (Arc::new(cluster.connect(inbox)), events)
+}
+
+/// A name for a node that was given none: unique enough to tell nodes apart in a log.
+pub(crate) fn node_id(config: &Config) -> String {
+    if config.node.id.is_empty() {
+        format!("node-{:08x}", rand::random::<u32>())
+    } else {
+        config.node.id.clone()
+    }
+}
+
+/// Waits for SIGTERM or SIGINT. From then on a second one ends the process at once.
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; a second signal stops at once");
+    actix_rt::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+/// Raises the limit of open files as far as the system lets it: every client is one.
+fn raise_open_files(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let wanted = config.limits.max_connections as u64 + 64;
+    if getrlimit(Resource::Nofile).current.is_some_and(|now| now < wanted) {
+        tracing::warn!(wanted, "the limit of open files is below limits.max_connections");
+    }
+}

@@ -1,0 +1,265 @@
+//! The binary as its users start it: real processes, real signals, real sockets.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const SECRET: &str = "a secret of the tests, long enough";
+
+fn tickmesh() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tickmesh"));
+    // What the machine has in its environment is not part of the test.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TICKMESH_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    tickmesh().args(args).output().expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A process that serves; killed when dropped.
+struct Server {
+    child: Child,
+    address: String,
+    /// Kept open: a closed pipe would be an error to the process.
+    _stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = tickmesh();
+        command.args(args).envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the binary starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("it prints its address");
+        let address =
+            line.split_whitespace().next().unwrap_or_default().trim_start_matches("http://").to_owned();
+        assert!(!address.is_empty(), "it serves");
+        Self { child, address, _stdout: stdout }
+    }
+
+    /// One HTTP/1.1 request by hand; the status and the body.
+    fn get_as(&self, token: &str, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
+        let credential =
+            if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{credential}\r\n")
+            .expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.get_as("", path)
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill is there");
+        assert!(sent.success());
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(Instant::now() < end, "it ends within {DEADLINE:?}");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn dev_serves_the_page_and_moving_quotes() {
+    let server = Server::start(&["dev", "--listen", "127.0.0.1:0"], &[]);
+    assert_eq!(server.get("/readyz").0, 200);
+    let (status, page) = server.get("/");
+    assert_eq!(status, 200);
+    for asset in ["/app.js", "/app.css"] {
+        assert!(page.contains(asset), "the page names {asset}");
+        assert_eq!(server.get(asset).0, 200, "{asset}");
+    }
+    let seqs = || -> u64 {
+        let rooms: Value = serde_json::from_str(&server.get("/api/v1/rooms").1).expect("JSON");
+        let rooms = rooms["rooms"].as_array().expect("a list").clone();
+        rooms
+            .iter()
+            .filter(|room| room["room"].as_str().is_some_and(|name| name.starts_with("market_")))
+            .filter_map(|room| room["seq"].as_u64())
+            .sum()
+    };
+    let (start, end) = (seqs(), Instant::now() + DEADLINE);
+    while seqs() < start + 10 {
+        assert!(Instant::now() < end, "quotes move");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_clean_stop_is_status_0_and_a_second_signal_does_not_wait() {
+    let node: &[&str] = &["node", "--listen", "127.0.0.1:0"];
+    let mut server = Server::start(node, &[("TICKMESH_AUTH__ANONYMOUS", "full")]);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+
+    // A client that never answers the close keeps a draining node busy.
+    let server = &mut Server::start(
+        node,
+        &[("TICKMESH_AUTH__ANONYMOUS", "full"), ("TICKMESH_SERVER__SHUTDOWN_TIMEOUT_MS", "60000")],
+    );
+    let mut client = TcpStream::connect(&server.address).expect("it listens");
+    write!(
+        client,
+        "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .expect("it reads");
+    client.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
+    let mut first = [0; 12];
+    client.read_exact(&mut first).expect("it answers");
+    assert_eq!(&first, b"HTTP/1.1 101");
+    let begun = Instant::now();
+    server.signal("TERM");
+    server.signal("INT");
+    server.wait();
+    assert!(begun.elapsed() < DEADLINE);
+}
+
+#[test]
+fn what_cannot_be_used_is_status_64_and_names_the_key() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "[limits]\nmax_connections = 0\nmax_conections = 5\n").expect("written");
+    let path = file.path().to_str().expect("a path");
+    let output = run(&["config", "check", path]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    for word in ["limits.max_connections", "0", "limits.max_conections", path] {
+        assert!(said.contains(word), "{word} in: {said}");
+    }
+    for args in
+        [&["node", "--listen", "nowhere"][..], &["--no-such-flag"], &["node", "--config", "/no/such/file"]]
+    {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {}", text(&output.stderr));
+    }
+    // A node that nobody could use says so instead of starting.
+    let output = run(&["node", "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("auth"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_printed_defaults_are_a_valid_configuration() {
+    let output = run(&["config", "default"]);
+    assert_eq!(output.status.code(), Some(0));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let with_secret =
+        text(&output.stdout).replace("jwt_secret = \"\"", &format!("jwt_secret = \"{SECRET}\""));
+    std::fs::write(file.path(), with_secret).expect("written");
+    let output = run(&["config", "check", file.path().to_str().expect("a path")]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_port_that_is_taken_is_status_1() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = held.local_addr().expect("its address").to_string();
+    let output = run(&["dev", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_file_is_fed_whole_and_in_order_and_bad_rows_are_named() {
+    let node: &[&str] = &["node", "--listen", "127.0.0.1:0"];
+    let server = Server::start(node, &[("TICKMESH_AUTH__JWT_SECRET", SECRET)]);
+    let token = run(&["token", "--user", "feed", "--role", "publisher", "--secret", SECRET]);
+    let token = text(&token.stdout).trim().to_owned();
+
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(file, "ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume")
+        .expect("written");
+    for n in 0..500 {
+        writeln!(file, "{},EURUSD,FX,quote,,,1.12{n:04},,1.13{n:04},", 1_577_916_000_000u64 + n)
+            .expect("written");
+    }
+    writeln!(file, "1577916000501,EURUSD,FX,quote,,,not a number,,1.1,").expect("written");
+    writeln!(file, "1577916000502,EURUSD,FX,rumour,1.1,,,,,").expect("written");
+    let path = file.path().to_str().expect("a path");
+    let output = run(&[
+        "feed",
+        "--file",
+        path,
+        "--speed",
+        "0",
+        "--to",
+        &format!("http://{}", server.address),
+        "--token",
+        &token,
+    ]);
+    let said = text(&output.stderr) + &text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for word in ["502", "503", "2 rows skipped"] {
+        assert!(said.contains(word), "{word} in: {said}");
+    }
+    let path = "/api/v1/rooms/market_EURUSD/history?since_seq=0&limit=10000";
+    let (status, body) = server.get_as(&token, path);
+    assert_eq!(status, 200, "{body}");
+    let history: Value = serde_json::from_str(&body).expect("JSON");
+    let messages = history["messages"].as_array().expect("a list");
+    assert_eq!(messages.len(), 500);
+    for (n, message) in messages.iter().enumerate() {
+        assert_eq!(message["seq"], n as u64 + 1);
+        assert!(body.contains(&format!("1.12{n:04}")), "prices keep their digits");
+    }
+}
+
+#[test]
+fn bench_measures_and_checks_a_running_node() {
+    let server = Server::start(&["dev", "--listen", "127.0.0.1:0", "--no-feed", "--nodes", "1"], &[]);
+    let url = format!("ws://{}", server.address);
+    let json = |args: &[&str]| -> Value {
+        let output = run(&[args, &["--url", &url, "--json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    json(&["bench", "rpc", "--conns", "4", "--duration", "1s", "--warmup", "0s"]);
+    let fanout = json(&["bench", "fanout", "--subs", "10", "--rate", "50", "--duration", "1s"]);
+    for zero in ["lost", "duplicated", "out_of_order"] {
+        assert_eq!(find(&fanout, zero), Some(0), "{zero}: {fanout}");
+    }
+    json(&["bench", "idle", "--conns", "20", "--hold", "1s"]);
+}
+
+/// The number under a key, wherever it is.
+fn find(value: &Value, key: &str) -> Option<u64> {
+    match value {
+        Value::Object(map) => {
+            map.get(key).and_then(Value::as_u64).or_else(|| map.values().find_map(|v| find(v, key)))
+        }
+        _ => None,
+    }
+}
