@@ -187,9 +187,13 @@ async fn publish(args: &FanoutArgs, run: Run) -> anyhow::Result<bool> {
     let shared = &run.shared;
     let connections = Rc::new(RefCell::new(Vec::new()));
     let opened = connections.clone();
-    run.opener
+    let refused = run
+        .opener
         .open_all(args.publishers, |number| number, move |_, connection| opened.borrow_mut().push(connection))
         .await?;
+    for (name, count) in refused {
+        *shared.errors.borrow_mut().entry(format!("publisher: {name}")).or_default() += count;
+    }
     let connections = connections.take();
     let start_ns = shared.clock.now_ns();
     let pace = if args.saturate {
@@ -315,7 +319,9 @@ fn describe(args: &FanoutArgs, run: &Run, report: &mut Report) {
             Delivery::Latest => "latest",
         },
     );
-    report.count("payload_bytes", "payload bytes", args.payload as u64);
+    if !args.no_publish {
+        report.count("payload_bytes", "payload bytes", args.payload as u64);
+    }
 }
 
 fn delivered(run: &Run, begin: Mark, end: Mark, report: &mut Report) {

@@ -19,6 +19,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     let config = &config::load(&Config::dev_defaults(), args.config.as_deref(), flags)?;
     serve::prepare(config)?;
     actix_rt::System::new().block_on(async {
+        let stop = serve::StopSignals::new()?;
         let cluster = serve::memory_cluster(config);
         let mut running = Vec::new();
         for n in 0..args.nodes {
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             println!("http://{}{page}", node.address());
         }
         let feeding = (!args.no_feed).then(|| actix_rt::spawn(feed::demo(serve::connect(&cluster).0)));
-        serve::stop_signal().await?;
+        stop.wait().await;
         if let Some(feeding) = feeding {
             feeding.abort();
         }

@@ -6,6 +6,7 @@ mod schedule;
 mod sink;
 mod ticks;
 
+use std::cell::Cell;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use tickmesh_cluster::broker::Broker;
 
 use crate::args::FeedArgs;
 use crate::config::Unusable;
+use crate::serve::StopSignals;
 use schedule::Schedule;
 use sink::{BrokerSink, HttpSink, Sink};
 use ticks::{BadRow, Tick};
@@ -37,20 +39,23 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
         .map_err(|error| Unusable(format!("--file {}: {error}", args.file.display())))?;
     let mut sink = HttpSink::new(&args.to, args.token.as_deref());
     actix_rt::System::new().block_on(async {
+        let stop = StopSignals::new()?;
         let bar = progress(ticks.good.len() as u64);
         let begun = Instant::now();
-        let feeding = feed(&ticks.good, args.speed, args.looped, &mut sink, &bar);
-        let published = tokio::select! {
-            published = feeding => published?,
-            stopped = crate::serve::stop_signal(), if args.looped => { stopped?; bar.position() * 2 }
+        let published = Cell::new(0);
+        let interrupted = tokio::select! {
+            fed = feed(&ticks.good, args.speed, args.looped, &mut sink, &bar, &published) => { fed?; false }
+            () = stop.wait() => !args.looped,
         };
         bar.finish_and_clear();
         println!(
-            "{} rows, {published} messages published, {} rows skipped, in {:.1} s",
+            "{} rows, {} messages published, {} rows skipped, in {:.1} s",
             ticks.good.len() + ticks.bad,
+            published.get(),
             ticks.bad,
             begun.elapsed().as_secs_f64()
         );
+        anyhow::ensure!(!interrupted, "interrupted");
         Ok(())
     })
 }
@@ -61,7 +66,8 @@ pub(crate) async fn demo(broker: Arc<dyn Broker>) {
         Ok(ticks) => ticks,
         Err(error) => return tracing::error!("demo feed: {error}"),
     };
-    let result = feed(&ticks.good, 1.0, true, &mut BrokerSink(broker), &ProgressBar::hidden()).await;
+    let mut sink = BrokerSink(broker);
+    let result = feed(&ticks.good, 1.0, true, &mut sink, &ProgressBar::hidden(), &Cell::new(0)).await;
     if let Err(error) = result {
         tracing::error!("demo feed ended: {error:#}");
     }
@@ -86,17 +92,17 @@ fn read(input: impl Read, mut report: impl FnMut(&BadRow)) -> anyhow::Result<Tic
     Ok(read)
 }
 
-/// Publishes the ticks when they are due, and returns how many messages that were.
+/// Publishes the ticks when they are due, and counts the messages.
 async fn feed(
     ticks: &[Tick],
     speed: f64,
     looped: bool,
     sink: &mut dyn Sink,
     bar: &ProgressBar,
-) -> anyhow::Result<u64> {
+    published: &Cell<u64>,
+) -> anyhow::Result<()> {
     // Marks the messages of this run: sending them again after a lost answer does not double them.
     let run = format!("{:016x}", rand::random::<u64>());
-    let mut published = 0;
     for round in 0u64.. {
         let (begun, mut rest) = (Instant::now(), ticks);
         let schedule = Schedule::new(ticks.first().map_or(0, |tick| tick.ts_ms), speed);
@@ -113,8 +119,8 @@ async fn feed(
                 .iter()
                 .flat_map(|tick| tick.messages(&format!("{run}-{round}-{}", tick.line)))
                 .collect();
-            published += messages.len() as u64;
             sink.publish(&messages).await?;
+            published.set(published.get() + messages.len() as u64);
             rest = later;
             bar.inc(due as u64);
             let behind = now.saturating_sub(schedule.due(next.ts_ms));
@@ -126,7 +132,7 @@ async fn feed(
         tokio::time::sleep(ROUND_GAP).await;
         bar.set_position(0);
     }
-    Ok(published)
+    Ok(())
 }
 
 /// On standard error, where that is a terminal.

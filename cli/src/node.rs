@@ -16,10 +16,11 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let config = config::load(&Config::node_defaults(), args.config.as_deref(), flags)?;
     serve::prepare(&config)?;
     actix_rt::System::new().block_on(async {
+        let stop = serve::StopSignals::new()?;
         let (broker, events) = serve::connect(&serve::memory_cluster(&config));
         let node = Node::start(&config, &serve::node_id(&config), broker, events, |_| {})?;
         println!("http://{}", node.address());
-        serve::stop_signal().await?;
+        stop.wait().await;
         node.stop().await;
         Ok(())
     })

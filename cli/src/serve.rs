@@ -8,7 +8,7 @@ use tickmesh_cluster::broker::memory::{MemoryBroker, MemoryCluster};
 use tickmesh_cluster::config::{Config, LogFormat};
 use tickmesh_node::clock;
 use tickmesh_protocol::room::Classes;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Events from the broker that may wait for a node.
@@ -51,23 +51,33 @@ pub(crate) fn node_id(config: &Config) -> String {
     }
 }
 
-/// Waits for SIGTERM or SIGINT. From then on a second one ends the process at once.
-pub(crate) async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT. Made before anybody is told that the process serves: from then on they mean a clean stop.
+pub(crate) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    tracing::info!("stopping; a second signal stops at once");
-    actix_rt::spawn(async move {
+
+    async fn either(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        std::process::exit(1);
-    });
-    Ok(())
+    }
+
+    /// Waits for the first. From then on a second one ends the process at once.
+    pub(crate) async fn wait(mut self) {
+        self.either().await;
+        tracing::info!("stopping; a second signal stops at once");
+        actix_rt::spawn(async move {
+            self.either().await;
+            std::process::exit(1);
+        });
+    }
 }
 
 /// Raises the limit of open files as far as the system lets it: every client is one.
