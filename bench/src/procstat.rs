@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process, all_processes};
+use procfs::{CurrentSI as _, KernelStats};
 use rustix::process::{Resource, Rlimit};
 
 /// Lets this process open as many files as it is allowed to; what that is shows in the errors when it is too few.
@@ -64,6 +65,14 @@ pub(crate) fn own_cpu_seconds() -> Option<f64> {
     Processes { pids: vec![std::process::id() as i32] }.cpu_seconds()
 }
 
+/// CPU seconds that all processes of this machine have used, and that its host took away.
+fn machine_cpu_seconds() -> Option<f64> {
+    let total = KernelStats::current().ok()?.total;
+    let kernel = total.system + total.irq.unwrap_or(0) + total.softirq.unwrap_or(0);
+    let busy = total.user + total.nice + kernel + total.steal.unwrap_or(0);
+    Some(busy as f64 / procfs::ticks_per_second() as f64)
+}
+
 /// CPU time of the server and of this process over a stretch of time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CpuReading {
@@ -71,11 +80,13 @@ pub(crate) struct CpuReading {
     pub(crate) server: Option<f64>,
     /// Of this process, in seconds.
     pub(crate) client: Option<f64>,
+    /// Of everything on this machine, in seconds.
+    pub(crate) machine: Option<f64>,
 }
 
 impl CpuReading {
     pub(crate) fn now(server: &Processes) -> Self {
-        Self { server: server.cpu_seconds(), client: own_cpu_seconds() }
+        Self { server: server.cpu_seconds(), client: own_cpu_seconds(), machine: machine_cpu_seconds() }
     }
 
     /// What was used since an earlier reading.
@@ -84,6 +95,7 @@ impl CpuReading {
         Self {
             server: difference(self.server, earlier.server),
             client: difference(self.client, earlier.client),
+            machine: difference(self.machine, earlier.machine),
         }
     }
 }

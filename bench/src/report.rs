@@ -144,6 +144,10 @@ impl Report {
                 "",
             );
         }
+        // Where this is not near 0, the machine was not quiet and the figures say little.
+        let others =
+            |used: CpuReading| Some((used.machine? - used.server? - used.client?).max(0.0) / seconds);
+        self.number("other_cores", "cores used by others", others(used), "");
     }
 
     /// Prints the report on stdout. True if every check held.
@@ -261,9 +265,17 @@ mod tests {
     #[test]
     fn cpu_is_told_for_each_operation() {
         let mut report = Report::new("x");
-        report.cpu(CpuReading { server: Some(2.0), client: None }, 4.0, 1_000_000, "delivery");
+        report.cpu(
+            CpuReading { server: Some(2.0), client: Some(1.0), machine: Some(3.4) },
+            4.0,
+            1_000_000,
+            "delivery",
+        );
         assert_eq!(report.json["server_cpu_us_per_delivery"], 2.0);
         assert_eq!(report.json["server_cores"], 0.5);
-        assert_eq!(report.json["client_cores"], Value::Null);
+        assert_eq!(report.json["client_cores"], 0.25);
+        assert_eq!(report.json["other_cores"], 0.1);
+        report.cpu(CpuReading::default(), 4.0, 1_000_000, "delivery");
+        assert_eq!(report.json["server_cores"], Value::Null);
     }
 }

@@ -1,0 +1,145 @@
+//! Promise 5: a slow client harms only itself.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tickmesh_tests::{Client, DEADLINE, RawClient, Sandbox, eventually};
+
+/// Small bounds, so that a client is slow after kilobytes, and is judged after a second.
+fn sandbox() -> Sandbox {
+    Sandbox::with(1, |config| {
+        config.limits.max_queue_bytes = 16_384;
+        config.server.tcp_user_timeout_ms = 1_000;
+    })
+}
+
+/// Publishes messages of about a kilobyte until the condition holds or the deadline passes.
+async fn publish_until<F: Future<Output = bool>>(sandbox: &Sandbox, mut condition: impl FnMut() -> F) -> u64 {
+    let end = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        let seq = sandbox.publish("market_1", json!("x".repeat(1_000))).await;
+        if condition().await {
+            return seq;
+        }
+        assert!(tokio::time::Instant::now() < end, "not within {DEADLINE:?}");
+    }
+}
+
+const SUBSCRIBE: &str = r#"{"type":"subscribe","request_id":"s","room":"market_1"}"#;
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_gone_and_the_others_miss_nothing() {
+    let sandbox = sandbox();
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        let mut client = sandbox.client().await;
+        client.subscribe("market_1", json!({})).await;
+        others.push(client);
+    }
+    let mut stuck = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    stuck.send_text(SUBSCRIBE).await;
+    eventually("the stuck client follows", || async {
+        sandbox.get("/api/v1/rooms/market_1").await.json()["subscribers"] == 21
+    })
+    .await;
+    let reading: Vec<_> = others
+        .into_iter()
+        .map(|mut client| {
+            tokio::spawn(async move {
+                while client.next().await["data"] != "last" {}
+                client.room("market_1")
+            })
+        })
+        .collect();
+    publish_until(&sandbox, || async { sandbox.connections().await == 20 }).await;
+    let last = sandbox.publish("market_1", json!("last")).await;
+    for client in reading {
+        let room = client.await.expect("undisturbed");
+        assert_eq!((room.received.len() as u64, room.seq, room.resyncs), (last, last, 0));
+    }
+    let metrics = sandbox.get("/metrics").await.body;
+    assert!(metrics.contains(r#"tickmesh_sessions_ended_total{cause="slow consumer"} 1"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_all_is_told_4003_and_can_recover() {
+    let sandbox = sandbox();
+    let mut slow = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    slow.send_text(SUBSCRIBE).await;
+    // Far more than the queue, published before anything is read.
+    let messages: Vec<_> = (0..500)
+        .map(|n| json!({"room": "market_1", "event": "e", "data": format!("{n} {}", "x".repeat(8_000))}))
+        .collect();
+    let answer = sandbox.post(0, "/api/v1/publish", &json!({ "messages": messages })).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(slow.closed().await, Some(4003));
+    let mut again = sandbox.client().await;
+    let begun = again.subscribe("market_1", json!({"history": 500})).await;
+    assert_eq!(begun["messages"].as_array().map(Vec::len), Some(500), "nothing of it is lost to the log");
+}
+
+#[tokio::test]
+async fn a_reader_of_one_byte_a_second_is_gone() {
+    let sandbox = sandbox();
+    let mut trickle = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    trickle.send_text(SUBSCRIBE).await;
+    let trickling = tokio::spawn(async move {
+        let mut read = 0u32;
+        while trickle.trickle().await {
+            read += 1;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        read
+    });
+    publish_until(&sandbox, || async { sandbox.connections().await == 0 }).await;
+    trickling.abort();
+}
+
+#[tokio::test]
+async fn a_latest_subscriber_that_does_not_read_ends_on_the_last_value_with_an_exact_count() {
+    let sandbox = sandbox();
+    // The receive buffer of this client is not bounded, but what one client's kernel takes is less than this.
+    let mut slow = Client::connect(sandbox.address(0), "").await;
+    slow.subscribe("market_1", json!({"delivery": "latest"})).await;
+    let mut last = 0;
+    for _ in 0..40 {
+        let message = |_| json!({"room": "market_1", "event": "e", "data": "x".repeat(16_000)});
+        let messages: Vec<_> = (0..20).map(message).collect();
+        let answer = sandbox.post(0, "/api/v1/publish", &json!({ "messages": messages })).await.json();
+        last = answer["results"][19]["seq"].as_u64().unwrap_or(0);
+    }
+    slow.read_until("market_1", last).await;
+    let room = slow.room("market_1");
+    assert_eq!(room.sum, last - room.start, "conflated can be told from lost");
+    assert!((room.received.len() as u64) < last, "something was conflated");
+}
+
+#[tokio::test]
+async fn a_rate_limited_subscriber_gets_at_most_its_rate_and_the_last_value() {
+    let sandbox = Sandbox::open();
+    let mut client = sandbox.client().await;
+    client.subscribe("market_1", json!({"delivery": "latest", "max_rate": 10})).await;
+    let begun = tokio::time::Instant::now();
+    let mut last = 0;
+    while begun.elapsed() < Duration::from_millis(600) {
+        last = sandbox.publish("market_1", json!(last)).await;
+    }
+    client.read_until("market_1", last).await;
+    let most = begun.elapsed().as_millis() / 100 + 1;
+    let room = client.room("market_1");
+    assert!(room.received.len() as u128 <= most, "{} in {:?}", room.received.len(), begun.elapsed());
+    assert_eq!(room.sum, last);
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_gone() {
+    let sandbox = Sandbox::with(1, |config| {
+        config.heartbeat.ping_interval_ms = 100;
+        config.heartbeat.timeout_ms = 400;
+    });
+    let mut silent = RawClient::connect(sandbox.address(0), None).await;
+    let mut alive = sandbox.client().await;
+    assert_eq!(silent.closed().await, Some(4004));
+    // The other one's library has answered the pings while it waited for this.
+    assert_eq!(alive.request("time", json!({})).await["success"], true);
+}
