@@ -44,6 +44,7 @@ pub struct FanoutHandle {
 enum Control {
     Join { room: RoomName, hub: HubIndex, turn: u64, reply: oneshot::Sender<Result<(), BrokerError>> },
     Leave { room: RoomName, hub: HubIndex, turn: u64 },
+    Flush { reply: oneshot::Sender<()> },
 }
 
 impl FanoutHandle {
@@ -56,6 +57,14 @@ impl FanoutHandle {
         let stopped = || BrokerError::Unavailable("the node is stopping".into());
         self.control.send(Control::Join { room, hub, turn, reply }).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Returns when everything that the broker has offered so far is in the hubs' queues.
+    pub async fn flush(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.control.send(Control::Flush { reply }).await.is_ok() {
+            let _ = answer.await;
+        }
     }
 
     /// The hub wants no more of the room, unless it joined again after this turn: the two may overtake each other.
@@ -134,7 +143,7 @@ impl Fanout {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.control(command).await,
+                    Some(command) => self.control(command, &mut events).await,
                     None => return,
                 },
                 Some(done) = self.reads.join_next() => match done {
@@ -151,7 +160,7 @@ impl Fanout {
         }
     }
 
-    async fn control(&mut self, command: Control) {
+    async fn control(&mut self, command: Control, events: &mut Events) {
         match command {
             Control::Join { room, hub, turn, reply } => {
                 if !self.rooms.contains_key(&room) {
@@ -178,6 +187,12 @@ impl Fanout {
                     self.rooms.remove(&room);
                     self.broker.unsubscribe(&room).await;
                 }
+            }
+            Control::Flush { reply } => {
+                let mut ready = Vec::new();
+                events.take_ready(&mut ready);
+                self.events(&mut ready).await;
+                let _ = reply.send(());
             }
         }
     }

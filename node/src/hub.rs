@@ -189,7 +189,11 @@ impl Hub {
                 let found = inner.by_id(&id).map(|member| member.close(CloseCode::Disconnected));
                 let _ = reply.send(found.is_some());
             }
-            Request::CloseAll(code) => inner.members.values().for_each(|member| member.close(code)),
+            Request::CloseAll(code) => {
+                // What came before goes out before.
+                self.metrics.deliveries.inc_by(inner.flush());
+                inner.members.values().for_each(|member| member.close(code));
+            }
         }
     }
 

@@ -50,9 +50,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a session that ended.
-    pub fn session_ended(&self, reason: CloseCode) {
-        self.ended.get_or_create(&Cause { cause: reason.reason() }).inc();
+    /// Counts a session that ended; without a code, its connection was lost.
+    pub fn session_ended(&self, reason: Option<CloseCode>) {
+        let cause = reason.map_or("connection lost", CloseCode::reason);
+        self.ended.get_or_create(&Cause { cause }).inc();
     }
 
     /// Counts a connection that was not taken.
@@ -66,7 +67,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("tickmesh");
         let r = &mut registry;
         r.register("sessions", "Sessions begun", self.sessions.clone());
-        r.register("sessions_ended", "Sessions ended, by close reason", self.ended.clone());
+        r.register(
+            "sessions_ended",
+            "Sessions ended, by close reason or lost connection",
+            self.ended.clone(),
+        );
         r.register("connections_refused", "Connections not taken, by cause", self.refused.clone());
         r.register("published_messages", "Messages accepted from publishers", self.published.clone());
         r.register("publish_errors", "Messages refused to publishers", self.publish_errors.clone());

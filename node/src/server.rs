@@ -56,6 +56,7 @@ pub type Routes = fn(&mut web::ServiceConfig);
 /// A node that serves.
 pub struct Node {
     shared: Arc<Shared>,
+    fanout: fanout::FanoutHandle,
     address: SocketAddr,
     server: ServerHandle,
     /// Where `server.metrics_listen` is set.
@@ -108,12 +109,13 @@ impl Node {
             Some(at) => Some(serve_metrics(at, shared.clone())?),
             None => None,
         };
-        let server = serve(config, listener, shared.clone(), fanout, seats, routes).map_err(listen)?;
+        let server =
+            serve(config, listener, shared.clone(), fanout.clone(), seats, routes).map_err(listen)?;
         let handle = server.handle();
         let running = tokio::spawn(server);
         let shutdown_timeout = Duration::from_millis(config.server.shutdown_timeout_ms);
         tracing::info!(node = id, %address, workers, "node is ready");
-        Ok(Self { shared, address, server: handle, metrics_server, running, shutdown_timeout })
+        Ok(Self { shared, fanout, address, server: handle, metrics_server, running, shutdown_timeout })
     }
 
     /// Where it listens.
@@ -133,6 +135,7 @@ impl Node {
     pub async fn stop(self) {
         self.shared.connections.drain();
         self.shared.metrics.draining.set(1);
+        self.fanout.flush().await;
         for hub in &self.shared.hubs {
             hub.send(HubRequest::CloseAll(CloseCode::GoingAway)).await;
         }

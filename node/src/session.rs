@@ -17,7 +17,6 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use bytes::Bytes;
 use serde::Serialize;
-use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Session;
@@ -118,10 +117,9 @@ impl Actor for SessionActor {
         if let Some(key) = self.key.take() {
             self.worker.hub.exit(key, self.effects.rooms());
         }
-        let reason = self.session.closing().unwrap_or(CloseCode::Normal);
+        let reason = self.session.closing();
         self.worker.metrics.session_ended(reason);
-        tracing::debug!(session = %self.session.id(), user = %self.session.identity().user_id,
-            reason = reason.reason(), "session ended");
+        tracing::debug!(session = %self.session.id(), user = %self.session.identity().user_id, ?reason, "ended");
     }
 }
 

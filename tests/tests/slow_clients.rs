@@ -97,7 +97,10 @@ async fn a_reader_of_one_byte_a_second_is_gone() {
 
 #[tokio::test]
 async fn a_latest_subscriber_that_does_not_read_ends_on_the_last_value_with_an_exact_count() {
-    let sandbox = sandbox();
+    let sandbox = Sandbox::with(1, |config| {
+        config.limits.max_queue_bytes = 16_384;
+        config.server.tcp_user_timeout_ms = 60_000;
+    });
     // The receive buffer of this client is not bounded, but what one client's kernel takes is less than this.
     let mut slow = Client::connect(sandbox.address(0), "").await;
     slow.subscribe("market_1", json!({"delivery": "latest"})).await;
@@ -139,7 +142,14 @@ async fn a_client_that_answers_no_ping_is_gone() {
     });
     let mut silent = RawClient::connect(sandbox.address(0), None).await;
     let mut alive = sandbox.client().await;
+    let (told, mut over) = tokio::sync::oneshot::channel();
+    let living = tokio::spawn(async move {
+        // Its library answers pings whenever it is read.
+        while over.try_recv().is_err() {
+            assert_eq!(alive.request("time", json!({})).await["success"], true);
+        }
+    });
     assert_eq!(silent.closed().await, Some(4004));
-    // The other one's library has answered the pings while it waited for this.
-    assert_eq!(alive.request("time", json!({})).await["success"], true);
+    told.send(()).expect("the other one lives on");
+    living.await.expect("the other one lives on");
 }

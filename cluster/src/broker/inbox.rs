@@ -73,12 +73,24 @@ impl Events {
     /// Waits for events, and appends up to `limit` of them to `buffer`; false after the broker's end is gone.
     pub async fn receive(&mut self, buffer: &mut Vec<Event>, limit: usize) -> bool {
         let open = self.events.recv_many(buffer, limit).await > 0;
+        self.tell_dropped(buffer);
+        open
+    }
+
+    /// Appends the events that are there, without waiting.
+    pub fn take_ready(&mut self, buffer: &mut Vec<Event>) {
+        while let Ok(event) = self.events.try_recv() {
+            buffer.push(event);
+        }
+        self.tell_dropped(buffer);
+    }
+
+    fn tell_dropped(&mut self, buffer: &mut Vec<Event>) {
         let dropped = self.dropped.load(Ordering::Acquire);
         if dropped != self.told {
             self.told = dropped;
             buffer.push(Event::Missed);
         }
-        open
     }
 
     /// How many events were dropped so far.
