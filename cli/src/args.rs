@@ -96,6 +96,9 @@ pub(crate) struct FeedArgs {
     /// API key or JWT that may publish
     #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// Neither progress nor summary; rows that are skipped are still named
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -37,10 +37,10 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
         .map_err(|error| Unusable(format!("--file {}: {error}", args.file.display())))?;
     let ticks = read(file, |bad| eprintln!("{}: {bad}, skipped", args.file.display()))
         .map_err(|error| Unusable(format!("--file {}: {error}", args.file.display())))?;
-    let mut sink = HttpSink::new(&args.to, args.token.as_deref());
+    let mut sink = HttpSink::new(&args.to, args.token.as_deref())?;
     actix_rt::System::new().block_on(async {
         let stop = StopSignals::new()?;
-        let bar = progress(ticks.good.len() as u64);
+        let bar = if args.quiet { ProgressBar::hidden() } else { progress(ticks.good.len() as u64) };
         let begun = Instant::now();
         let published = Cell::new(0);
         let interrupted = tokio::select! {
@@ -48,13 +48,15 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
             () = stop.wait() => !args.looped,
         };
         bar.finish_and_clear();
-        println!(
-            "{} rows, {} messages published, {} rows skipped, in {:.1} s",
-            ticks.good.len() + ticks.bad,
-            published.get(),
-            ticks.bad,
-            begun.elapsed().as_secs_f64()
-        );
+        if !args.quiet {
+            println!(
+                "{} rows, {} messages published, {} rows skipped, in {:.1} s",
+                ticks.good.len() + ticks.bad,
+                published.get(),
+                ticks.bad,
+                begun.elapsed().as_secs_f64()
+            );
+        }
         anyhow::ensure!(!interrupted, "interrupted");
         Ok(())
     })

@@ -16,6 +16,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{Args, Command, DevArgs};
+use tickmesh_node::StartError;
 
 /// Arguments or a configuration that cannot be used.
 const USAGE: u8 = 64;
@@ -41,9 +42,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tickmesh: {error:#}");
-            ExitCode::from(if error.is::<config::Unusable>() { USAGE } else { 1 })
+            ExitCode::from(if unusable(&error) { USAGE } else { 1 })
         }
     }
+}
+
+/// A key file is read when a node starts, but is as much part of the configuration as what names it.
+fn unusable(error: &anyhow::Error) -> bool {
+    error.is::<config::Unusable>() || matches!(error.downcast_ref(), Some(StartError::Auth(_)))
 }
 
 fn bench(what: tickmesh_bench::Command) -> anyhow::Result<()> {

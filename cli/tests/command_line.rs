@@ -165,6 +165,12 @@ fn what_cannot_be_used_is_status_64_and_names_the_key() {
         let output = run(args);
         assert_eq!(output.status.code(), Some(64), "{args:?}: {}", text(&output.stderr));
     }
+    let output = tickmesh()
+        .args(["node", "--listen", "127.0.0.1:0"])
+        .envs([("TICKMESH_AUTH__JWT_ALGORITHM", "RS256"), ("TICKMESH_AUTH__JWT_KEY_FILE", "/no/such/key")])
+        .output()
+        .expect("the binary starts");
+    assert_eq!(output.status.code(), Some(64), "a key file that is not there: {}", text(&output.stderr));
     // A node that nobody could use says so instead of starting.
     let output = run(&["node", "--listen", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(64));
@@ -262,4 +268,47 @@ fn find(value: &Value, key: &str) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+#[test]
+fn a_feed_that_cannot_work_is_refused_at_once() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(file, "ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume")
+        .expect("written");
+    writeln!(file, "1,A,X,trade,1.10,,,,,").expect("written");
+    let path = file.path().to_str().expect("a path");
+    let begun = Instant::now();
+    for args in [&["--to", "127.0.0.1:8080"][..], &["--to", "https://h"], &["--token", "two\nlines"]] {
+        let output = run(&[&["feed", "--file", path], args].concat());
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {}", text(&output.stderr));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "nothing was tried");
+}
+
+/// A server that answers fewer results than there were messages has not kept them.
+#[test]
+fn a_feed_counts_only_what_was_answered() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let to = format!("http://{}", listener.local_addr().expect("its address"));
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut request = String::new();
+        while !request.contains("]}") {
+            let mut bytes = [0; 4_096];
+            let read = stream.read(&mut bytes).expect("a request");
+            assert!(read > 0, "the whole request");
+            request.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        let answer = r#"{"results":[]}"#;
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())
+            .expect("it reads");
+    });
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(file, "ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume")
+        .expect("written");
+    writeln!(file, "1,A,X,trade,1.10,,,,,").expect("written");
+    let output = run(&["feed", "--file", file.path().to_str().expect("a path"), "--to", &to]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("0 answers to 2 messages"), "{}", text(&output.stderr));
+    server.join().expect("the server saw one request");
 }

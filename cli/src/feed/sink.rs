@@ -4,17 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use awc::http::Uri;
+use awc::http::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tickmesh_cluster::broker::Broker;
 use tickmesh_protocol::message::Publish;
 use tokio::time::Instant;
 
 use super::ticks::Message;
+use crate::config::Unusable;
 
 /// How long a node may be away before the feed gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Waits between attempts, doubled each time up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Bytes of an answer that is not understood which are shown.
+const SHOWN: usize = 200;
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,12 +85,26 @@ enum Trouble {
 }
 
 impl HttpSink {
-    pub(super) fn new(to: &str, token: Option<&str>) -> Self {
+    /// # Errors
+    /// When `to` is no URL of a node, or the token cannot be sent in a header.
+    pub(super) fn new(to: &str, token: Option<&str>) -> Result<Self, Unusable> {
+        let good = to.parse::<Uri>().is_ok_and(|uri| {
+            uri.scheme_str() == Some("http")
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && uri.query().is_none()
+        });
+        if !good {
+            return Err(Unusable(format!("--to {to}: expected a URL such as http://127.0.0.1:8080")));
+        }
         let mut client = awc::Client::builder().timeout(TIMEOUT);
-        if let Some(token) = token {
+        // A token that comes out of a file often ends with a line break.
+        if let Some(token) = token.map(str::trim).filter(|token| !token.is_empty()) {
+            if HeaderValue::from_str(token).is_err() {
+                return Err(Unusable("--token (or TICKMESH_TOKEN): has characters that no token has".into()));
+            }
             client = client.bearer_auth(token);
         }
-        Self { client: client.finish(), url: format!("{}/api/v1/publish", to.trim_end_matches('/')) }
+        Ok(Self { client: client.finish(), url: format!("{}/api/v1/publish", to.trim_end_matches('/')) })
     }
 
     async fn attempt(&self, messages: &[Message<'_>]) -> Result<(), Trouble> {
@@ -94,14 +113,20 @@ impl HttpSink {
         let body = response.body().await.map_err(|error| Trouble::Passing(error.to_string()))?;
         let status = response.status();
         let trouble = |text: String| match status.as_u16() {
-            200 | 503 | 504 => Trouble::Passing(text),
+            429 | 502..=504 => Trouble::Passing(text),
             _ => Trouble::Lasting(text),
         };
         let Ok(answers) = serde_json::from_slice::<Answers>(&body) else {
-            return Err(trouble(format!("{status}: {}", String::from_utf8_lossy(&body))));
+            let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
+            return Err(trouble(format!("{status}: {shown}")));
         };
+        let answered = answers.results.len();
         match answers.results.into_iter().find_map(|answer| Some((answer.error_code?, answer.error_message)))
         {
+            // Only what was answered is kept.
+            None if status.is_success() && answered != messages.len() => {
+                Err(Trouble::Lasting(format!("{answered} answers to {} messages", messages.len())))
+            }
             None if status.is_success() => Ok(()),
             None => Err(trouble(status.to_string())),
             Some((code, message)) => {
@@ -128,5 +153,30 @@ impl Sink for HttpSink {
             }
             wait = (wait * 2).min(BACKOFF.1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_reached_is_refused_before_it_is_tried() {
+        for bad in
+            ["127.0.0.1:8080", "https://h", "ws://h", "http://", "/", "", "http://h/?x=1", "http://a b"]
+        {
+            let error = HttpSink::new(bad, None).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with(&format!("--to {bad}: expected a URL")), "{bad}: {error}");
+        }
+        for good in ["http://127.0.0.1:8080", "http://h/", "http://[::1]:1/below"] {
+            assert!(HttpSink::new(good, Some("token")).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_none_is_refused_and_not_shown() {
+        assert!(HttpSink::new("http://h", Some("from.a.file\n")).is_ok());
+        let error = HttpSink::new("http://h", Some("hunter\n2")).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("--token") && !error.contains("hunter")));
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::schema::{self, Key};
+use super::schema::{self, Key, Kind};
 use super::{Anonymous, Config, JwtAlgorithm};
 
 /// Prefix of the environment variables.
@@ -156,7 +156,7 @@ impl Layers {
                 self.given.insert(key.path, Given { value, origin });
             }
             Err(allowed) => {
-                let shown = if key.kind.is_secret() { "***".to_owned() } else { value.to_string() };
+                let shown = key.kind.shown(&value);
                 self.wrong(key.path, Some(shown), &origin, format!("expected {allowed}"));
             }
         }
@@ -172,7 +172,11 @@ impl Layers {
             if let Some((section, name)) = path.split_once('.')
                 && let Some(Value::Table(keys)) = table.get_mut(section)
             {
-                keys.insert(name.to_owned(), given.value.clone());
+                let value = match schema::find(path).map(|key| key.kind) {
+                    Some(Kind::Classes) => over_classes(keys.get(name), &given.value),
+                    _ => given.value.clone(),
+                };
+                keys.insert(name.to_owned(), value);
             }
         }
         let config: Option<Config> = match table.try_into() {
@@ -218,6 +222,11 @@ impl Layers {
                 "expected auth.jwt_algorithm to be \"RS256\" or \"ES256\"; HS256 uses auth.jwt_secret";
             self.wrong("auth.jwt_key_file", None, &origin, problem);
         }
+        if auth.jwt_algorithm != JwtAlgorithm::Hs256 && !auth.jwt_secret.expose().is_empty() {
+            let origin = self.origin("auth.jwt_secret");
+            let problem = "expected \"\": with auth.jwt_algorithm \"RS256\" or \"ES256\" it would do nothing";
+            self.wrong("auth.jwt_secret", Some("***".into()), &origin, problem);
+        }
         let token = !auth.jwt_secret.expose().is_empty() || !no_file;
         if auth.anonymous == Anonymous::None && !token && auth.api_keys.is_empty() && self.errors.is_empty() {
             let origin = self.origin("auth.anonymous");
@@ -226,4 +235,18 @@ impl Layers {
             self.wrong("auth.anonymous", Some("\"none\"".into()), &origin, problem);
         }
     }
+}
+
+/// The classes that are given over those of the defaults, prefix by prefix and key by key: naming one class, or one key
+/// of a class, must not open the private rooms of the others.
+fn over_classes(defaults: Option<&Value>, given: &Value) -> Value {
+    let mut classes = defaults.and_then(Value::as_array).cloned().unwrap_or_default();
+    let prefix = |class: &Value| class.get("prefix").and_then(Value::as_str).unwrap_or_default().to_owned();
+    for class in given.as_array().into_iter().flatten() {
+        match classes.iter_mut().find(|known| prefix(known) == prefix(class)) {
+            Some(Value::Table(known)) => known.extend(class.as_table().cloned().unwrap_or_default()),
+            _ => classes.push(class.clone()),
+        }
+    }
+    Value::Array(classes)
 }

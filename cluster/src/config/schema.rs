@@ -152,7 +152,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "rooms.class",
         Kind::Classes,
-        "Room classes; the longest prefix that matches a room's name wins. history_size: messages kept, 0 to 1000000;\n\
+        "Room classes; the longest prefix that matches a room's name wins. What is not named here stays as the defaults\n\
+         have it, class by class and key by key. history_size: messages kept, 0 to 1000000;\n\
          history_ttl_s: 1 to 31536000; idempotency_window_s: 1 to 86400; subscribe and publish: everyone, users, owner\n\
          (the user whose id follows the prefix), publishers, operators, nobody.",
     ),
@@ -195,9 +196,16 @@ pub(super) fn sections() -> String {
 }
 
 impl Kind {
-    /// Whether the value must not be shown.
-    pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret(_) | Self::SecretUrl(_) | Self::ApiKeys)
+    /// The value as it may be shown.
+    pub(super) fn shown(self, value: &Value) -> String {
+        if matches!(self, Self::Secret(_) | Self::SecretUrl(_) | Self::ApiKeys) {
+            return "***".into();
+        }
+        // A URL may carry a password, and end up where it is only refused.
+        match value.as_str().and_then(|text| text.split_once("://")?.1.rsplit_once('@')) {
+            Some((_, host)) => format!("\"***@{host}\""),
+            None => value.to_string(),
+        }
     }
 
     /// Reads a value as the environment and flags write it. What cannot be read stays text, for [`check`](Self::check)

@@ -71,6 +71,10 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "[auth]\njwt_algorithm = \"RS256\"",
             "auth.jwt_algorithm = RS256 (from FILE): expected auth.jwt_key_file",
         ),
+        (
+            "[auth]\njwt_algorithm = \"ES256\"\njwt_key_file = \"k\"\njwt_secret = \"0123456789abcdef\"",
+            "auth.jwt_secret = *** (from FILE): expected \"\": with auth.jwt_algorithm",
+        ),
         ("[auth]\nanonymous = \"none\"", "auth.anonymous = \"none\" (from FILE): nobody could connect"),
         (
             "[heartbeat]\nping_interval_ms = 60000",
@@ -94,6 +98,18 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
     for (file, expected) in cases {
         let errors = load(file, &[]).unwrap_err();
         assert!(errors.contains(expected), "{file:?}\n gave {errors}\n for {expected}");
+    }
+}
+
+#[test]
+fn a_password_in_a_url_that_is_refused_is_not_shown() {
+    for (file, host) in [
+        ("[broker]\nurl = \"redis://user:hunter2@cache:6379\"", "cache:6379"),
+        ("[otlp]\nendpoint = \"ftp://user:hunter@2@h\"", "h"),
+        ("[postgres]\nurl = \"mysql://user:hunter2@h\"", "***"),
+    ] {
+        let errors = load(file, &[]).unwrap_err();
+        assert!(errors.contains(host) && !errors.contains("hunter"), "{errors}");
     }
 }
 
@@ -155,4 +171,18 @@ fn the_printed_defaults_are_the_defaults() {
     assert_eq!(table, toml::Table::try_from(Config::node_defaults()).unwrap(), "every key is in the schema");
     let again: Config = table.try_into().unwrap();
     assert_eq!(again.effective_toml(), Config::node_defaults().effective_toml());
+}
+
+#[test]
+fn naming_a_class_leaves_private_rooms_private() {
+    use tickmesh_protocol::identity::Identity;
+    use tickmesh_protocol::room::{Classes, RoomName};
+    let file = "[[rooms.class]]\nprefix = \"vip_\"\n[[rooms.class]]\nprefix = \"user_\"\nhistory_size = 10";
+    let classes = Classes::new(load(file, &[]).unwrap().rooms.class);
+    let bob = Identity::user("bob");
+    for room in ["user_alice", "portfolio_alice"] {
+        assert!(!classes.may_subscribe(&bob, &RoomName::new(room).unwrap()), "{room}");
+    }
+    assert_eq!(classes.of(&RoomName::new("user_alice").unwrap()).history_size, 10);
+    assert_eq!(classes.of(&RoomName::new("vip_1").unwrap()).prefix, "vip_");
 }

@@ -205,14 +205,17 @@ impl Io {
                 Phase::Open => None,
             };
             let session = session.map(clock::instant);
-            let Some(next) = [session, stalled, lingering].into_iter().flatten().min() else { return Ok(()) };
-            if next <= Instant::now() {
+            // The session's deadline is not among these: it may pass between `now` above and here, and is then simply
+            // due in the next turn of this loop.
+            let end = [stalled, lingering].into_iter().flatten().min();
+            if end.is_some_and(|end| end <= Instant::now()) {
                 // What is left is a client that takes nothing: there is no way to tell it anything.
                 if stalled.is_some_and(|at| at <= Instant::now()) && self.phase == Phase::Open {
                     act.session.close(CloseCode::SlowConsumer);
                 }
                 return Err(Over);
             }
+            let Some(next) = [session, end].into_iter().flatten().min() else { return Ok(()) };
             // An early timer is not moved: most deadlines only move away while it sleeps.
             if self.armed.is_none_or(|armed| armed > next) {
                 self.armed = Some(next);
