@@ -3,7 +3,7 @@
 //! The actor owns its socket. All input and output is in one future that runs after the mailbox was emptied, so that
 //! whatever came in at once leaves in one write; a socket that takes nothing stops only the writing, never the actor.
 //!
-//! Invariants: bytes are taken from the session only when the socket is ready for them, at most [`WRITE_AHEAD`] of
+//! Invariants: bytes are taken from the session only when the socket is ready for them, at most `WRITE_AHEAD` of
 //! them, so that the backlog stays where it can be conflated; handlers only queue. It must not know the wire format.
 
 mod effects;

@@ -7,8 +7,9 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::batch::Batch;
 use crate::identity::Role;
-use crate::message::Message;
-use crate::position::Epoch;
+use crate::message::{History, Message, Replay};
+use crate::position::{Epoch, Position};
+use crate::room::Classes;
 
 const T0: Now = Now { mono: 1_000, utc: 1_700_000_000_000 };
 

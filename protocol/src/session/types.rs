@@ -1,0 +1,95 @@
+//! What goes into a session and comes out of it.
+
+use crate::error::Failure;
+use crate::identity::Identity;
+use crate::message::{History, Publish, Replay};
+use crate::position::Position;
+use crate::room::{Classes, RoomName};
+
+/// The present, as an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds on a clock that never goes back; only differences count.
+    pub mono: u64,
+    /// UTC milliseconds since the epoch.
+    pub utc: u64,
+}
+
+/// What is the same for all sessions of a node.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Name of the node, told to clients.
+    pub node_id: String,
+    /// Who may do what in which rooms.
+    pub classes: Classes,
+    /// Largest message that is accepted, in bytes.
+    pub max_message_bytes: usize,
+    /// Bytes of live messages that may wait for one connection; beyond it the client is a slow consumer.
+    pub max_queue_bytes: usize,
+    /// Rooms that one session may follow.
+    pub max_subscriptions: usize,
+    /// Requests that may wait for others; beyond it the client is not read.
+    pub max_in_flight: usize,
+    /// Live messages held back per subscription while its history is read.
+    pub max_gate_messages: usize,
+    /// Milliseconds between two pings.
+    pub ping_interval_ms: u64,
+    /// Milliseconds without a sign of life after which the client is gone.
+    pub ping_timeout_ms: u64,
+}
+
+/// Names a command until it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket(pub(super) u64);
+
+/// What others have to do for a session.
+#[derive(Debug)]
+pub enum Command {
+    /// First see to it that every later message of the room comes to [`Session::handle_batch`](super::Session::handle_batch), then read the
+    /// position and the history. Answer with [`Reply::History`].
+    Subscribe {
+        /// The room.
+        room: RoomName,
+        /// What of its log is wanted.
+        replay: Replay,
+    },
+    /// Messages of the room are not wanted any more. Not answered.
+    Unsubscribe(RoomName),
+    /// Answer with [`Reply::Published`]; publishes of a session keep their order.
+    Publish(Publish),
+    /// Answer with [`Reply::History`].
+    History {
+        /// The room.
+        room: RoomName,
+        /// What of its log is wanted.
+        replay: Replay,
+    },
+    /// Check a token. Answer with [`Reply::Identity`].
+    Authenticate(String),
+}
+
+/// The answer to a command.
+#[derive(Debug)]
+pub enum Reply {
+    /// To [`Command::Subscribe`] and [`Command::History`].
+    History(Result<History, Failure>),
+    /// To [`Command::Publish`].
+    Published(Result<Position, Failure>),
+    /// To [`Command::Authenticate`].
+    Identity(Result<Identity, Failure>),
+}
+
+/// What a session did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages from the client.
+    pub messages_in: u64,
+    /// Notifications queued or written.
+    pub notifications_out: u64,
+    /// Bytes handed to the connection.
+    pub bytes_out: u64,
+    /// Messages that a newer one replaced.
+    pub conflated: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+}
