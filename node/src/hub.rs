@@ -218,10 +218,16 @@ impl Hub {
         }
     }
 
-    /// From the answer on, every later message of the room is delivered to the session.
-    pub(crate) async fn join(&self, key: MemberKey, room: RoomName) -> Result<(), BrokerError> {
-        let turn = self.inner.borrow_mut().join(key, &room);
-        self.fanout.join(room, self.index, turn).await
+    /// From the answer on, every later message of the room is delivered to the session. The session is in the room
+    /// when this returns, so that a later [`leave`](Self::leave) finds it, whenever the future is polled.
+    pub(crate) fn join(
+        &self,
+        key: MemberKey,
+        room: &RoomName,
+    ) -> impl Future<Output = Result<(), BrokerError>> + use<> {
+        let turn = self.inner.borrow_mut().join(key, room);
+        let (fanout, room, index) = (self.fanout.clone(), room.clone(), self.index);
+        async move { fanout.join(room, index, turn).await }
     }
 
     /// The session wants no more of the room.
@@ -273,7 +279,12 @@ impl Inner {
         self.touched.retain(|key| {
             let Some(member) = members.get_mut(key) else { return false };
             match member.address.try_send(Deliver(std::mem::take(&mut member.pending))) {
-                Ok(()) | Err(SendError::Closed(_)) => false,
+                Ok(()) => false,
+                // The actor is gone without having said so: it panicked.
+                Err(SendError::Closed(_)) => {
+                    members.remove(key);
+                    false
+                }
                 Err(SendError::Full(Deliver(pending))) => {
                     // The session sees a hole in what follows, and tells its client by `resync`.
                     if pending.len() <= MAX_PENDING {

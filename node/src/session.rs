@@ -17,6 +17,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use bytes::Bytes;
 use serde::Serialize;
+use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Session;
@@ -104,6 +105,10 @@ impl Actor for SessionActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.key = Some(self.worker.hub.enter(self.session.id().clone(), ctx.address()));
+        if self.worker.connections.draining() {
+            // Let in just before the node began to drain, and not there when the others were told.
+            self.session.close(CloseCode::GoingAway);
+        }
         match self.connection.take() {
             Some(Connection { stream, early }) => {
                 let limit = self.worker.policy.max_message_bytes;

@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use tickmesh_tests::{Client, Sandbox};
+use tickmesh_tests::{Client, RawClient, Sandbox, eventually};
 
 #[tokio::test]
 async fn many_publishers_many_subscribers_one_order() {
@@ -219,4 +219,28 @@ async fn publishes_of_one_connection_keep_their_order() {
     for (seq, data) in reader.room("market_1").received {
         assert_eq!(data, json!(seq - 1));
     }
+}
+
+#[tokio::test]
+async fn joining_and_leaving_in_one_breath_leaves_nobody_behind() {
+    let sandbox = Sandbox::open();
+    let mut client = RawClient::connect(sandbox.address(0), None).await;
+    let mut frames = Default::default();
+    for kind in ["subscribe", "unsubscribe"].into_iter().cycle().take(40) {
+        let text = format!(r#"{{"type":"{kind}","request_id":"r","room":"market_1"}}"#);
+        let opcode = tickmesh_protocol::frame::Opcode::Text;
+        tickmesh_protocol::frame::put_masked(&mut frames, opcode, text.as_bytes(), [1, 2, 3, 4]);
+    }
+    client.send(&frames).await;
+    // The greeting, and one answer to each.
+    for _ in 0..41 {
+        assert!(client.frame().await.is_some());
+    }
+    let subscribers = async || sandbox.get("/api/v1/rooms/market_1").await.json()["subscribers"].clone();
+    eventually("nobody is left in the room", || async { subscribers().await == 0 }).await;
+    client.send_text(r#"{"type":"subscribe","request_id":"r","room":"market_1"}"#).await;
+    assert!(client.frame().await.is_some());
+    sandbox.publish("market_1", json!("after")).await;
+    let (_, message) = client.frame().await.expect("a subscriber that stayed");
+    assert!(String::from_utf8_lossy(&message).contains("after"));
 }

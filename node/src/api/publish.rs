@@ -42,14 +42,15 @@ pub(super) async fn publish(
             Err(Failure::new(ErrorCode::PermissionDenied, "may not publish into this room"))
         }
     };
-    let checked: Vec<Result<Publish, Failure>> = texts.into_iter().map(check).collect();
-    let good = checked.iter().flatten().cloned().collect();
+    let mut good = Vec::with_capacity(texts.len());
+    let checked: Vec<Result<(), Failure>> =
+        texts.into_iter().map(|text| check(text).map(|publish| good.push(publish))).collect();
     let mut answers = worker.publish(good).await.into_iter();
     let mut worst = StatusCode::OK;
     let mut kept = 0;
     let mut results: Vec<Value> = Vec::with_capacity(checked.len());
     for message in checked {
-        let answer = message.and_then(|_| match answers.next() {
+        let answer = message.and_then(|()| match answers.next() {
             Some(answer) => answer.map_err(Failure::from),
             None => Err(Failure::new(ErrorCode::InternalError, "the broker gave no answer")),
         });

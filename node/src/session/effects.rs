@@ -50,12 +50,12 @@ impl Effects {
             }
             Command::Subscribe { room, replay } => {
                 self.rooms.insert(room.clone());
-                let worker = worker.clone();
+                let joined = worker.hub.join(key, &room);
+                let broker = worker.broker.clone();
                 self.calls.push(Box::pin(async move {
                     // Register first, then read: what comes between is held at the session's gate.
-                    let joined = worker.hub.join(key, room.clone()).await;
-                    let result = match joined {
-                        Ok(()) => worker.broker.history(&room, replay).await,
+                    let result = match joined.await {
+                        Ok(()) => broker.history(&room, replay).await,
                         Err(error) => Err(error),
                     };
                     vec![(ticket, Reply::History(result.map_err(Failure::from)))]
