@@ -19,8 +19,8 @@ use crate::clock;
 
 use super::{SessionActor, WRITE_AHEAD, WriteQueue};
 
-/// Bytes read at a time.
-const READ: usize = 64 * 1024;
+/// Bytes read at a time: a connection that pipelines keeps others of its thread waiting for this much work.
+const READ: usize = 16 * 1024;
 /// Reads in a row before others of the thread have their turn.
 const READS: usize = 4;
 /// Chunks in one write: more do not make it cheaper.
