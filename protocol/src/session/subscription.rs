@@ -214,7 +214,9 @@ impl Session {
         if overflowed {
             return self.catch_up(room, history.position);
         }
-        for batch in gate {
+        // What came before the log's present life began is older than the history.
+        let older = |batch: &Arc<Batch>| *batch.epoch() != history.position.epoch;
+        for batch in gate.into_iter().skip_while(older) {
             self.deliver(now, &batch);
         }
     }

@@ -172,6 +172,18 @@ fn a_new_epoch_or_a_hole_is_announced() {
 }
 
 #[test]
+fn what_the_gate_holds_of_an_older_epoch_is_not_delivered() {
+    let mut client = Client::new();
+    let ticket = client.subscribe("");
+    client.live(&batch_of("old", 7..=8));
+    client.live(&batch_of("new", 1..=2));
+    client.live(&batch_of("new", 3..=3));
+    client.reply(ticket, history("new", 1..=2, true));
+    let seen = client.read();
+    assert_eq!((seen.len(), &seen[1]["seq"]), (2, &3.into()), "{seen:?}");
+}
+
+#[test]
 fn leaving_while_the_history_is_read_answers_both() {
     let mut client = Client::new();
     let first = client.subscribe("");
