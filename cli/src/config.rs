@@ -40,7 +40,10 @@ pub(crate) fn run(what: &ConfigCommand) -> anyhow::Result<()> {
     match what {
         ConfigCommand::Default => print!("{}", Config::default_toml()),
         ConfigCommand::Check { file } => {
-            load(&Config::node_defaults(), Some(file), [])?;
+            let config = load(&Config::node_defaults(), Some(file), [])?;
+            for warning in config.warnings() {
+                eprintln!("warning: {warning}");
+            }
             println!("{}: ok", file.display());
         }
         ConfigCommand::Effective { config } => {

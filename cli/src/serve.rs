@@ -24,7 +24,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<()> {
         LogFormat::Json => subscriber.json().init(),
         LogFormat::Text => subscriber.init(),
     }
-    for warning in config.unused() {
+    for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     raise_open_files(config);

@@ -339,23 +339,28 @@ impl Config {
         config
     }
 
-    /// Keys that are set though this version does nothing with them, as warnings.
+    /// What an operator should know before this is used: it works, but hardly as it is meant.
     #[must_use]
-    pub fn unused(&self) -> Vec<&'static str> {
-        let mut warnings = Vec::new();
-        if !self.postgres.url.expose().is_empty() {
-            warnings.push("postgres.url is set, but this version has no relational store");
-        }
-        if !self.tdengine.dsn.expose().is_empty() {
-            warnings.push("tdengine.dsn is set, but this version has no time-series store");
-        }
-        if !self.otlp.endpoint.is_empty() {
-            warnings.push("otlp.endpoint is set, but this version exports no traces");
-        }
-        if !self.cluster.secret.expose().is_empty() {
-            warnings.push("cluster.secret is set, but this version has no links between processes");
-        }
-        warnings
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let auth = &self.auth;
+        let secret = auth.jwt_secret.expose();
+        let nobody = auth.anonymous == Anonymous::None
+            && secret.is_empty()
+            && auth.jwt_key_file.is_none()
+            && auth.api_keys.is_empty();
+        let set = |secret: &Secret| !secret.expose().is_empty();
+        [
+            (nobody, "nobody can connect: auth.anonymous is \"none\", and no auth.jwt_secret, auth.jwt_key_file or \
+                      auth.api_keys is set"),
+            (set(&auth.jwt_secret) && secret.len() < 16, "auth.jwt_secret is shorter than 16 bytes: it can be guessed"),
+            (set(&self.postgres.url), "postgres.url is set, but this version has no relational store"),
+            (set(&self.tdengine.dsn), "tdengine.dsn is set, but this version has no time-series store"),
+            (!self.otlp.endpoint.is_empty(), "otlp.endpoint is set, but this version exports no traces"),
+            (set(&self.cluster.secret), "cluster.secret is set, but this version has no links between processes"),
+        ]
+        .into_iter()
+        .filter_map(|(holds, warning)| holds.then_some(warning))
+        .collect()
     }
 
     /// All keys with their documentation and the defaults of a node, as TOML.

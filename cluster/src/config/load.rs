@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 use super::schema::{self, Key, Kind};
-use super::{Anonymous, Config, JwtAlgorithm};
+use super::{Config, JwtAlgorithm};
 
 /// Prefix of the environment variables.
 const PREFIX: &str = "TICKMESH_";
@@ -226,13 +226,6 @@ impl Layers {
             let origin = self.origin("auth.jwt_secret");
             let problem = "expected \"\": with auth.jwt_algorithm \"RS256\" or \"ES256\" it would do nothing";
             self.wrong("auth.jwt_secret", Some("***".into()), &origin, problem);
-        }
-        let token = !auth.jwt_secret.expose().is_empty() || !no_file;
-        if auth.anonymous == Anonymous::None && !token && auth.api_keys.is_empty() && self.errors.is_empty() {
-            let origin = self.origin("auth.anonymous");
-            let problem = "nobody could connect: set auth.jwt_secret, auth.jwt_key_file or auth.api_keys, or let \
-                           anonymous clients in with \"subscribe\" or \"full\"";
-            self.wrong("auth.anonymous", Some("\"none\"".into()), &origin, problem);
         }
     }
 }

@@ -32,8 +32,8 @@ pub(super) enum Kind {
     Name,
     /// Any text that is not empty.
     Text,
-    /// A text that is never shown; empty, or of at least so many bytes.
-    Secret(usize),
+    /// A text that is never shown.
+    Secret,
     /// A path, or empty.
     Path,
     /// Empty, or a URL with one of these schemes.
@@ -64,7 +64,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Broker,
         "Where messages are kept and shared. \"memory\": in this process, lost with it.",
     ),
-    key("cluster.secret", Kind::Secret(16), "Shared by the processes of a cluster."),
+    key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster."),
     key(
         "auth.anonymous",
         Kind::Choice(&["none", "subscribe", "full"]),
@@ -78,8 +78,8 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "auth.jwt_secret",
-        Kind::Secret(16),
-        "Key of HS256 tokens, at least 16 bytes: shorter ones are guessed offline from a single token.",
+        Kind::Secret,
+        "Key of HS256 tokens. Take 32 random bytes: short ones are guessed offline from a single token.",
     ),
     key("auth.jwt_key_file", Kind::Path, "Public key of RS256 or ES256 tokens, a file in PEM."),
     key(
@@ -198,7 +198,7 @@ pub(super) fn sections() -> String {
 impl Kind {
     /// The value as it may be shown.
     pub(super) fn shown(self, value: &Value) -> String {
-        if matches!(self, Self::Secret(_) | Self::SecretUrl(_) | Self::ApiKeys) {
+        if matches!(self, Self::Secret | Self::SecretUrl(_) | Self::ApiKeys) {
             return "***".into();
         }
         // A URL may carry a password, and end up where it is only refused.
@@ -242,7 +242,7 @@ impl Kind {
                 text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
             }),
             Self::Text => text.is_some_and(|text| !text.is_empty()),
-            Self::Secret(min) => text.is_some_and(|text| text.is_empty() || text.len() >= min),
+            Self::Secret => text.is_some(),
             Self::Path => text.is_some(),
             Self::Url(schemes) | Self::SecretUrl(schemes) => text.is_some_and(|text| {
                 text.is_empty()
@@ -277,7 +277,7 @@ impl Kind {
             Self::OptionalAddress => "an IP address and port such as \"0.0.0.0:9100\", or \"\"".into(),
             Self::Name => "up to 64 characters of A-Z a-z 0-9 _ . -".into(),
             Self::Text => "a text that is not empty".into(),
-            Self::Secret(min) => format!("a text of at least {min} bytes, or \"\""),
+            Self::Secret => "a text".into(),
             Self::Path => "a path, or \"\"".into(),
             Self::Url(schemes) | Self::SecretUrl(schemes) => {
                 format!("a URL that starts with {}://, or \"\"", schemes.join(":// or "))
