@@ -93,7 +93,9 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start
     }
     let encoding = encoding.unwrap_or(Encoding::Json);
     let batch = query.get("batch").is_some_and(|value| value == "1");
-    let token = bearer(request.headers()).or_else(|| query.get("token").map(AsRef::as_ref));
+    let token = bearer(request.headers())
+        .or_else(|| query.get("token").map(AsRef::as_ref))
+        .filter(|token| !token.is_empty());
     let now = clock::now();
     let id = uuid::Uuid::now_v7().simple().to_string();
     let policy = worker.policy.clone();

@@ -326,8 +326,8 @@ impl Subscribe {
             }
         };
         let replay = match (raw.recover, raw.history) {
-            (Some(_), Some(_)) => return Err(Failure::parameters("recover and history exclude each other")),
-            (Some(position), None) => Replay::After(position),
+            // Who knows a position wants what came after it, however much history a newcomer would get.
+            (Some(position), _) => Replay::After(position),
             (None, Some(count)) if count > MAX_HISTORY as u64 => {
                 return Err(Failure::parameters(format!("history is {count}; at most {MAX_HISTORY}")));
             }
