@@ -104,6 +104,7 @@ impl Actor for SessionActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.worker.metrics.sessions.inc();
         self.key = Some(self.worker.hub.enter(self.session.id().clone(), ctx.address()));
         if self.worker.connections.draining() {
             // Let in just before the node began to drain, and not there when the others were told.

@@ -100,10 +100,7 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start
     let id = uuid::Uuid::now_v7().simple().to_string();
     let policy = worker.policy.clone();
     let session = match worker.auth.identify(token, now.utc) {
-        Ok(identity) => {
-            worker.metrics.sessions.inc();
-            Session::new(now, &id, policy, identity, encoding, batch)
-        }
+        Ok(identity) => Session::new(now, &id, policy, identity, encoding, batch),
         Err(error) => {
             worker.metrics.refused("authentication");
             let code = error.close_code();
