@@ -5,6 +5,7 @@
 
 mod inbox;
 pub mod memory;
+pub mod redis;
 #[cfg(any(test, feature = "conformance"))]
 pub mod suite;
 
@@ -26,15 +27,22 @@ pub enum BrokerError {
     /// No answer came in time; as for `Unavailable`, a publish may have been kept.
     #[error("the broker did not answer in time")]
     Timeout,
+    /// What the broker holds under the room's name is not a log; an operator has to look at it.
+    #[error("the broker holds something else where the log should be: {0}")]
+    Damaged(String),
 }
 
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
-        let code = match &error {
-            BrokerError::Unavailable(_) => ErrorCode::ServiceUnavailable,
-            BrokerError::Timeout => ErrorCode::Timeout,
+        // To a client they are one: not now, try again. Details of the inside are for the log.
+        let text = match &error {
+            BrokerError::Unavailable(_) => "the broker is unavailable",
+            BrokerError::Timeout => {
+                "the broker did not answer in time; whether the message was kept is not known"
+            }
+            BrokerError::Damaged(_) => "the broker cannot serve this room",
         };
-        Self::new(code, error.to_string())
+        Self::new(ErrorCode::ServiceUnavailable, text)
     }
 }
 
@@ -47,7 +55,8 @@ impl From<BrokerError> for Failure {
 ///   its newest `history_size` messages, none older than `history_ttl_s`.
 /// * **Idempotent.** A `message_id` seen in the room within the class's window is not appended again: the answer is
 ///   the position it got first.
-/// * **Epoch.** A position's epoch changes if and only if the log before it was lost; numbers then start from 1 again.
+/// * **Epoch.** A position's epoch changes if messages of the log may have been lost, and never otherwise but for caution.
+///   What was kept keeps its numbers, up to [`History::began_at`]; the numbers after it are given out anew.
 /// * **Live.** After [`subscribe`](Self::subscribe) answered with position *P*, every message after *P* is offered to
 ///   the connection's [`Events`], in order. What does not fit into their bounded queue is dropped, and
 ///   [`Event::Missed`] says so: the reader then asks [`history`](Self::history) for what it lacks.

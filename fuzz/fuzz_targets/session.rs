@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
                 let position = Position { epoch: Epoch::new("e"), seq: 0 };
                 let reply = match command {
                     Command::Subscribe { .. } | Command::History { .. } => {
-                        Reply::History(Ok(History { position, messages: Vec::new(), complete: true }))
+                        Reply::History(Ok(History { position, messages: Vec::new(), complete: true, began_at: 0 }))
                     }
                     Command::Publish(_) => Reply::Published(Ok(position)),
                     Command::Authenticate(_) => Reply::Identity(Ok(Identity::user("u"))),

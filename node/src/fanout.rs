@@ -3,6 +3,9 @@
 //! It drains what has arrived, checks per room that nothing is missing, has a hole filled from the log before
 //! anything later goes on, and hands each room's messages as one batch to the hubs that asked for the room.
 //!
+//! A room that was quiet is looked at now and then: a lost last message shows by no later one. A room that nobody wants
+//! any more is followed for a little longer: who reconnects finds it running.
+//!
 //! Invariants: the batches of a room that reach a hub follow each other without a gap, or start at a place that the
 //! log could not join to what was before (sessions see that and announce `resync`). It must not know sessions.
 
@@ -15,8 +18,9 @@ use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::message::{History, Message, Replay};
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::RoomName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock;
 use crate::hub::HubSender;
@@ -28,8 +32,16 @@ const DRAIN: usize = 1_024;
 const CONTROL: usize = 4_096;
 /// Messages of one room that are held while its log is read. What is beyond is read from the log as well.
 const HELD: usize = 10_000;
-/// Wait before a log that could not be read is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+/// Wait before a log that could not be read is tried again; doubled each time up to the longest.
+const RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// How often a part of the rooms is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Every room is looked at once in so many ticks: quiet ones are checked, deserted ones are left. A deserted room is
+/// followed for up to twice this.
+const TICKS: usize = 20;
+/// Logs that are read at the same time; the others wait.
+const READS: usize = 64;
 
 /// Index of a hub within its node.
 pub type HubIndex = usize;
@@ -82,7 +94,15 @@ pub fn start(
     metrics: Arc<Metrics>,
 ) -> FanoutHandle {
     let (control, commands) = mpsc::channel(CONTROL);
-    let fanout = Fanout { broker, hubs, metrics, rooms: FxHashMap::default(), reads: JoinSet::new() };
+    let fanout = Fanout {
+        broker,
+        hubs,
+        metrics,
+        rooms: FxHashMap::default(),
+        reads: JoinSet::new(),
+        places: Arc::new(Semaphore::new(READS)),
+        round: Vec::new(),
+    };
     tokio::spawn(fanout.run(events, commands));
     FanoutHandle { control }
 }
@@ -94,6 +114,9 @@ struct Fanout {
     rooms: FxHashMap<RoomName, Room>,
     /// Calls to the broker that are under way.
     reads: JoinSet<(RoomName, Read)>,
+    places: Arc<Semaphore>,
+    /// Rooms that are still to be looked at in this round.
+    round: Vec<RoomName>,
 }
 
 #[derive(Debug)]
@@ -107,6 +130,8 @@ struct Room {
     /// Hubs that want it, each with its latest turn.
     hubs: Vec<(HubIndex, u64)>,
     state: State,
+    /// Something came, or somebody left, since the room was looked at.
+    active: bool,
 }
 
 #[derive(Debug)]
@@ -115,8 +140,8 @@ enum State {
     Joining { waiting: Vec<oneshot::Sender<Result<(), BrokerError>>>, held: Held },
     /// Everything up to here went to the hubs.
     Live(Position),
-    /// A hole is being filled from the log.
-    Repairing { from: Position, held: Held },
+    /// What the log has after a position is being read.
+    Repairing { from: Position, held: Held, retry: Duration },
 }
 
 /// Live messages that wait for a call to the broker.
@@ -140,8 +165,11 @@ impl Held {
 impl Fanout {
     async fn run(mut self, mut events: Events, mut commands: mpsc::Receiver<Control>) {
         let mut buffer = Vec::with_capacity(DRAIN);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = tick.tick() => self.look_round().await,
                 command = commands.recv() => match command {
                     Some(command) => self.control(command, &mut events).await,
                     None => return,
@@ -166,7 +194,7 @@ impl Fanout {
                 if !self.rooms.contains_key(&room) {
                     self.ask(room.clone());
                     let state = State::Joining { waiting: Vec::new(), held: Held::default() };
-                    self.rooms.insert(room.clone(), Room { hubs: Vec::new(), state });
+                    self.rooms.insert(room.clone(), Room { hubs: Vec::new(), state, active: true });
                 }
                 let Some(entry) = self.rooms.get_mut(&room) else { return };
                 match entry.hubs.iter_mut().find(|(have, _)| *have == hub) {
@@ -183,10 +211,7 @@ impl Fanout {
             Control::Leave { room, hub, turn } => {
                 let Some(entry) = self.rooms.get_mut(&room) else { return };
                 entry.hubs.retain(|(have, latest)| *have != hub || *latest > turn);
-                if entry.hubs.is_empty() {
-                    self.rooms.remove(&room);
-                    self.broker.unsubscribe(&room).await;
-                }
+                entry.active = true;
             }
             Control::Flush { reply } => {
                 let mut ready = Vec::new();
@@ -206,12 +231,32 @@ impl Fanout {
         });
     }
 
+    /// Leaves the rooms that nobody wants, and checks those in which nothing came for a while: a part of all, in turn.
+    async fn look_round(&mut self) {
+        if self.round.is_empty() {
+            self.round = self.rooms.keys().cloned().collect();
+        }
+        let share = self.rooms.len().div_ceil(TICKS).min(self.round.len());
+        for name in self.round.split_off(self.round.len() - share) {
+            let Some(room) = self.rooms.get_mut(&name) else { continue };
+            if std::mem::take(&mut room.active) {
+                continue;
+            }
+            if room.hubs.is_empty() && !matches!(room.state, State::Joining { .. }) {
+                self.rooms.remove(&name);
+                self.broker.unsubscribe(&name).await;
+            } else {
+                self.check(&name);
+            }
+        }
+    }
+
     /// Reads what a room's log has after a position.
     fn read(&mut self, room: RoomName, from: Position, delay: Duration) {
-        let broker = self.broker.clone();
-        self.metrics.repairs.inc();
+        let (broker, places) = (self.broker.clone(), self.places.clone());
         self.reads.spawn(async move {
             tokio::time::sleep(delay).await;
+            let _place = places.acquire().await;
             let result = broker.history(&room, Replay::After(from)).await;
             (room, Read::Log(result))
         });
@@ -239,24 +284,36 @@ impl Fanout {
                 }
                 self.resume(name, held).await;
             }
-            (Read::Log(Ok(history)), State::Repairing { held, .. }) => {
-                let held = std::mem::take(held);
-                if !history.complete {
-                    tracing::warn!(room = %name, position = ?history.position, "messages are lost to the log");
-                }
+            (Read::Log(Ok(history)), State::Repairing { from, held, .. }) => {
+                let (from, held) = (from.clone(), std::mem::take(held));
                 room.state = State::Live(history.position.clone());
                 let hubs = room.hubs.clone();
-                self.send(&name, &hubs, history.position.epoch, history.messages).await;
+                self.repaired(&name, &hubs, &from, history).await;
                 self.resume(name, held).await;
             }
-            (Read::Log(Err(error)), State::Repairing { from, .. }) => {
-                tracing::warn!(room = %name, %error, "cannot read a log, will try again");
-                let from = from.clone();
-                self.read(name, from, RETRY);
+            (Read::Log(Err(error)), State::Repairing { from, retry, .. }) => {
+                tracing::debug!(room = %name, %error, "cannot read a log, will try again");
+                let (from, delay) = (from.clone(), *retry);
+                *retry = (delay * 2).min(LONGEST_RETRY);
+                self.read(name, from, delay);
             }
             // The room was left and joined again meanwhile.
             (Read::Subscribed(_) | Read::Log(_), _) => {}
         }
+    }
+
+    /// Hands on what a log has that the hubs lack, or where it stands if that cannot be joined to what they have.
+    async fn repaired(&self, name: &RoomName, hubs: &[(HubIndex, u64)], from: &Position, history: History) {
+        let history = history.unseen_by(Some(from));
+        if history.complete && history.messages.is_empty() {
+            return;
+        }
+        self.metrics.repairs.inc();
+        if !history.complete {
+            tracing::warn!(room = %name, ?from, to = ?history.position, "messages are lost to the log");
+            self.metrics.unrepaired.inc();
+        }
+        self.send(name, hubs, history.start(), history.messages).await;
     }
 
     /// Goes on with what was held.
@@ -273,7 +330,7 @@ impl Fanout {
         let Some(entry) = self.rooms.get_mut(room) else { return };
         if let State::Live(position) = &entry.state {
             let from = position.clone();
-            entry.state = State::Repairing { from: from.clone(), held: Held::default() };
+            entry.state = State::Repairing { from: from.clone(), held: Held::default(), retry: RETRY };
             self.read(room.clone(), from, Duration::ZERO);
         }
     }
@@ -307,7 +364,8 @@ impl Fanout {
         let Some(room) = self.rooms.get_mut(&name) else { return };
         let mut run: Vec<Arc<Message>> = Vec::with_capacity(messages.len());
         let mut hole = None;
-        let mut run_epoch = None;
+        let mut start = None;
+        room.active = true;
         for (epoch, message) in messages {
             match &mut room.state {
                 State::Joining { held, .. } | State::Repairing { held, .. } => held.push(epoch, message),
@@ -317,8 +375,8 @@ impl Fanout {
                         continue;
                     }
                     if same && message.seq == position.seq + 1 {
+                        start.get_or_insert_with(|| position.clone());
                         position.seq += 1;
-                        run_epoch.get_or_insert(epoch);
                         run.push(message);
                         continue;
                     }
@@ -326,13 +384,13 @@ impl Fanout {
                     let mut held = Held::default();
                     held.push(epoch, message);
                     hole = Some(from.clone());
-                    room.state = State::Repairing { from, held };
+                    room.state = State::Repairing { from, held, retry: RETRY };
                 }
             }
         }
-        if let Some(epoch) = run_epoch {
+        if let Some(start) = start {
             let hubs = room.hubs.clone();
-            self.send(&name, &hubs, epoch, run).await;
+            self.send(&name, &hubs, start, run).await;
         }
         if let Some(from) = hole {
             self.read(name, from, Duration::ZERO);
@@ -343,13 +401,11 @@ impl Fanout {
         &self,
         room: &RoomName,
         hubs: &[(HubIndex, u64)],
-        epoch: Epoch,
+        start: Position,
         messages: Vec<Arc<Message>>,
     ) {
-        let count = messages.len() as u64;
-        let Some(batch) = Batch::new(room.clone(), epoch, messages, clock::now().utc) else { return };
-        self.metrics.fanout_messages.inc_by(count);
-        let batch = Arc::new(batch);
+        self.metrics.fanout_messages.inc_by(messages.len() as u64);
+        let batch = Arc::new(Batch::new(room.clone(), start, messages, clock::now().utc));
         for (hub, _) in hubs {
             self.hubs[*hub].batch(batch.clone()).await;
         }

@@ -43,8 +43,10 @@ pub struct Metrics {
     pub bytes_out: Counter,
     /// Times that the queue from the broker overflowed.
     pub missed: Counter,
-    /// Logs read to fill a hole.
+    /// Holes that were filled from a log.
     pub repairs: Counter,
+    /// Holes that a log could not fill; sessions announce them by `resync`.
+    pub unrepaired: Counter,
     /// 1 while the node drains.
     pub draining: Gauge,
 }
@@ -84,7 +86,9 @@ impl Metrics {
             "Times the queue from the broker overflowed",
             self.missed.clone(),
         );
-        r.register("log_repairs", "Logs read to fill a hole", self.repairs.clone());
+        r.register("log_repairs", "Times that a log had what was missed", self.repairs.clone());
+        let text = "Times that a log had lost what was missed, so that subscribers were told by resync";
+        r.register("log_repairs_failed", text, self.unrepaired.clone());
         r.register("draining", "1 while the node takes no more connections", self.draining.clone());
         r.register_collector(Box::new(Process { connections }));
         registry

@@ -11,14 +11,15 @@ use rustc_hash::FxHashMap;
 
 use crate::encode::{self, Encoding};
 use crate::message::{Fields, Message};
-use crate::position::{Epoch, Position};
+use crate::position::Position;
 use crate::room::RoomName;
 
-/// Messages of a room, in order and without a gap.
+/// Messages of a room, in order and without a gap. Without any it only says where the room's log stands, to those who
+/// are elsewhere.
 #[derive(Debug)]
 pub struct Batch {
     room: RoomName,
-    epoch: Epoch,
+    start: Position,
     messages: Box<[Arc<Prepared>]>,
     /// All frames one after the other.
     joined: [OnceLock<Bytes>; Encoding::COUNT],
@@ -63,13 +64,10 @@ impl Prepared {
 }
 
 impl Batch {
-    /// Takes messages that follow each other; `None` if there are none.
+    /// Takes the messages that follow the position `start`. `server_time` is in UTC milliseconds.
     #[must_use]
-    pub fn new(room: RoomName, epoch: Epoch, messages: Vec<Arc<Message>>, server_time: u64) -> Option<Self> {
-        debug_assert!(messages.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq));
-        if messages.is_empty() {
-            return None;
-        }
+    pub fn new(room: RoomName, start: Position, messages: Vec<Arc<Message>>, server_time: u64) -> Self {
+        debug_assert!(messages.iter().zip(start.seq + 1..).all(|(message, seq)| message.seq == seq));
         let messages = messages
             .into_iter()
             .map(|message| Prepared {
@@ -82,7 +80,7 @@ impl Batch {
             .map(Arc::new)
             .collect();
         let (joined, arrays) = Default::default();
-        Some(Self { room, epoch, messages, joined, arrays })
+        Self { room, start, messages, joined, arrays }
     }
 
     /// The room of all the messages.
@@ -91,29 +89,28 @@ impl Batch {
         &self.room
     }
 
-    /// The life of the log that they are from.
+    /// Where the log stood before the first message.
     #[must_use]
-    pub fn epoch(&self) -> &Epoch {
-        &self.epoch
+    pub fn start(&self) -> &Position {
+        &self.start
     }
 
-    /// How many messages; at least one.
+    /// How many messages.
     #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Sequence number of the first message.
+    /// Whether it tells no more than a position.
     #[must_use]
-    pub fn first_seq(&self) -> u64 {
-        self.messages[0].message.seq
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     /// Position of the last message.
     #[must_use]
     pub fn end(&self) -> Position {
-        Position { epoch: self.epoch.clone(), seq: self.first_seq() + self.len() as u64 - 1 }
+        Position { epoch: self.start.epoch.clone(), seq: self.start.seq + self.len() as u64 }
     }
 
     /// The messages in order.

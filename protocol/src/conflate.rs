@@ -148,8 +148,12 @@ mod tests {
     use super::*;
     use crate::batch::Batch;
     use crate::message::Message;
-    use crate::position::Epoch;
+    use crate::position::{Epoch, Position};
     use crate::room::RoomName;
+
+    fn before(seq: u64) -> Position {
+        Position { epoch: Epoch::new("x"), seq: seq - 1 }
+    }
 
     fn message(seq: u64, key: u8) -> Arc<Prepared> {
         let message = Message {
@@ -160,7 +164,7 @@ mod tests {
             data: RawValue::from_string(seq.to_string()).unwrap(),
         };
         let room = RoomName::new("r").unwrap();
-        Batch::new(room, Epoch::new("x"), vec![Arc::new(message)], 0).unwrap().messages()[0].clone()
+        Batch::new(room, before(message.seq), vec![Arc::new(message)], 0).messages()[0].clone()
     }
 
     #[derive(Debug, Clone)]
@@ -256,7 +260,7 @@ mod tests {
             let mut data = message(seq, 0);
             let inner = Message { key: Some(seq.to_string().into()), ..data.message().clone() };
             let room = RoomName::new("r").unwrap();
-            data = Batch::new(room, Epoch::new("x"), vec![Arc::new(inner)], 0).unwrap().messages()[0].clone();
+            data = Batch::new(room, before(inner.seq), vec![Arc::new(inner)], 0).messages()[0].clone();
             table.push(&data);
             assert!(matches!(table.poll(seq * 20), Next::Send(..)));
         }

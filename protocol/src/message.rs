@@ -89,6 +89,29 @@ pub struct History {
     pub messages: Vec<Arc<Message>>,
     /// Nothing between what was asked for and `position` is missing.
     pub complete: bool,
+    /// Where the present epoch began: messages up to this sequence number were kept from the epoch before.
+    pub began_at: u64,
+}
+
+impl History {
+    /// Without the messages that a reader at this position has already, also where its epoch has ended: up to
+    /// `began_at` the numbers of both epochs name the same messages.
+    #[must_use]
+    pub fn unseen_by(mut self, reader: Option<&Position>) -> Self {
+        if let Some(reader) = reader {
+            let same = reader.epoch == self.position.epoch;
+            let seen = if same { reader.seq } else { reader.seq.min(self.began_at) };
+            self.messages.retain(|message| message.seq > seen);
+        }
+        self
+    }
+
+    /// The position before the first message.
+    #[must_use]
+    pub fn start(&self) -> Position {
+        let seq = self.messages.first().map_or(self.position.seq, |first| first.seq - 1);
+        Position { epoch: self.position.epoch.clone(), seq }
+    }
 }
 
 /// Which part of a room's log is wanted.

@@ -6,12 +6,14 @@
 
 mod client;
 mod raw;
+mod redis_server;
 mod sandbox;
 
 use std::time::Duration;
 
 pub use client::{Client, Followed};
 pub use raw::RawClient;
+pub use redis_server::{RedisServer, free_address};
 pub use sandbox::{Answer, Sandbox};
 
 /// Longest wait for anything.

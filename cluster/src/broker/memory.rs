@@ -189,7 +189,7 @@ impl Room {
         let skip = (after + 1).saturating_sub(first).min(self.log.len() as u64) as usize;
         let messages = self.log.iter().skip(skip).take(limit).map(|(_, message)| message.clone()).collect();
         let complete = epoch_holds && (after >= self.seq || after + 1 >= first);
-        History { position: self.position(), messages, complete }
+        History { position: self.position(), messages, complete, began_at: 0 }
     }
 }
 

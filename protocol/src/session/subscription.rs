@@ -171,12 +171,16 @@ impl Session {
             let failure = Failure::new(ErrorCode::SubscriptionFailed, "unsubscribed before it was set up");
             return self.fail(stamp, &failure);
         };
-        let State::Gated { ticket: awaited, gate, overflowed, .. } = &mut subscription.state else { return };
+        let State::Gated { ticket: awaited, from, gate, overflowed, .. } = &mut subscription.state else {
+            return;
+        };
         if *awaited != Some(ticket) {
             let failure = Failure::new(ErrorCode::SubscriptionFailed, "unsubscribed before it was set up");
             return self.fail(stamp, &failure);
         }
         let history = match result {
+            // Nobody is told twice what a log that lives on under another epoch has kept.
+            Ok(history) if !respond => history.unseen_by(from.as_ref()),
             Ok(history) => history,
             Err(mut failure) => {
                 self.subscriptions.remove(room);
@@ -206,16 +210,14 @@ impl Session {
             if !recovered {
                 self.resync(now, room, &position);
             }
-            let epoch = history.position.epoch.clone();
-            if let Some(batch) = Batch::new(room.clone(), epoch, history.messages, now.utc) {
-                self.deliver(now, &Arc::new(batch));
-            }
+            let batch = Batch::new(room.clone(), position, history.messages, now.utc);
+            self.deliver(now, &Arc::new(batch));
         }
         if overflowed {
             return self.catch_up(room, history.position);
         }
         // What came before the log's present life began is older than the history.
-        let older = |batch: &Arc<Batch>| *batch.epoch() != history.position.epoch;
+        let older = |batch: &Arc<Batch>| batch.start().epoch != history.position.epoch;
         for batch in gate.into_iter().skip_while(older) {
             self.deliver(now, &batch);
         }
@@ -258,15 +260,15 @@ impl Session {
     fn deliver(&mut self, now: Now, batch: &Arc<Batch>) {
         let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
         let State::Live { position, table, .. } = &mut subscription.state else { return };
-        let same = position.epoch == *batch.epoch();
-        let seen = if same { (position.seq + 1).saturating_sub(batch.first_seq()) as usize } else { 0 };
-        if seen >= batch.len() {
+        let start = batch.start().clone();
+        let same = position.epoch == start.epoch;
+        if same && batch.end().seq <= position.seq {
             return;
         }
-        let gap = !same || batch.first_seq() > position.seq + 1;
+        let seen = if same { position.seq.saturating_sub(start.seq) as usize } else { 0 };
+        let gap = !same || start.seq > position.seq;
         *position = batch.end();
         if gap {
-            let start = Position { epoch: batch.epoch().clone(), seq: batch.first_seq() - 1 };
             let old = table.as_mut().map(|table| {
                 std::mem::replace(&mut **table, Latest::new(subscription.min_interval_ms, start.seq, 0))
             });
@@ -277,7 +279,9 @@ impl Session {
             }
             self.resync(now, batch.room(), &start);
         }
-        self.queue(batch, seen);
+        if seen < batch.len() {
+            self.queue(batch, seen);
+        }
     }
 
     /// Queues the messages from an index on: for `all` as frames, for `latest` in the table.

@@ -41,13 +41,13 @@ fn message(seq: u64) -> Arc<Message> {
 }
 
 fn batch_of(epoch: &str, seqs: std::ops::RangeInclusive<u64>) -> Arc<Batch> {
-    let messages = seqs.map(message).collect();
-    Arc::new(Batch::new(room(), Epoch::new(epoch), messages, 6).unwrap())
+    let start = Position { epoch: Epoch::new(epoch), seq: seqs.start() - 1 };
+    Arc::new(Batch::new(room(), start, seqs.map(message).collect(), 6))
 }
 
 fn history(epoch: &str, seqs: std::ops::RangeInclusive<u64>, complete: bool) -> Reply {
     let position = Position { epoch: Epoch::new(epoch), seq: *seqs.end() };
-    Reply::History(Ok(History { position, messages: seqs.map(message).collect(), complete }))
+    Reply::History(Ok(History { position, messages: seqs.map(message).collect(), complete, began_at: 0 }))
 }
 
 /// A client of one session: says things, and reads what comes back.
@@ -166,7 +166,7 @@ fn a_new_epoch_or_a_hole_is_announced() {
         let seen = client.read();
         assert_eq!(seen[2]["event"], "resync");
         assert_eq!(seen[2]["data"]["seq"], start);
-        assert_eq!(seen[2]["data"]["epoch"], batch.epoch().as_str());
+        assert_eq!(seen[2]["data"]["epoch"], batch.start().epoch.as_str());
         assert_eq!([&seen[3]["seq"], &seen[4]["seq"]], [start + 1, start + 2]);
     }
 }
