@@ -1,5 +1,15 @@
-//! What node and gateway processes share: the broker between them, and their configuration.
+//! What node and gateway processes share: the ports through which they meet, each in memory and on Redis, and their
+//! configuration.
+//!
+//! * [`broker`]: the logs of rooms · [`members`]: who is there · [`bus`], [`letter`]: what they tell each other
+//! * [`seat`]: one process's place, all ports together · [`redis`]: connections and keys · [`counts`]: who follows what
+//! * [`config`]: one typed configuration
 
 pub mod broker;
+pub mod bus;
 pub mod config;
+pub mod counts;
+pub mod letter;
+pub mod members;
 pub mod redis;
+pub mod seat;

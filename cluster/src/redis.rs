@@ -9,7 +9,10 @@
 //! | `tm:{room}:log` | stream, ids `<seq>-0`: field `t` when it was appended, in UTC ms by Redis' clock; field `m` the message |
 //! | `tm:{room}:meta` | hash: `epoch`, `seq`, `base` (where the epoch began), `id` (replication id under which it began) |
 //! | `tm:{room}:id:<message_id>` | the `seq` that a `message_id` got, for the class's window |
+//! | `tm:node:<id>`, `tm:gateway:<id>` | hash: `run` and `report` of a member; expires with its lease |
+//! | `tm:leases` | hash: the keys of leases that may be there |
 //! | channel `tm:{room}` | epoch, first `seq` and messages of each publish |
+//! | channels `tm:members`, `tm:subs`, `tm:everybody`, `tm:member:<id>` | letters between processes |
 //! | channel `tm:probe:<random>` | a process's messages to itself |
 //!
 //! `{}` is the hash tag of Redis Cluster, where all channels are sharded ones.
@@ -27,6 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tickmesh_protocol::room::Classes;
+use tokio::sync::mpsc;
 
 pub(crate) use address::Connection;
 pub use address::{Address, BadAddress};
@@ -35,6 +39,9 @@ pub(crate) use push::{Push, Pushed};
 
 use crate::broker::redis::RedisBroker;
 use crate::broker::{self, BrokerError, Event, Inbox};
+use crate::bus::redis::RedisBus;
+use crate::bus::{self, MAIL, Mail};
+use crate::members::redis::RedisMembers;
 
 /// First wait before a connection is tried again, and the longest; each time it is doubled, less up to a half at random.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -51,15 +58,18 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Begins to connect, on the present runtime, and goes on trying. What is published in rooms goes to `inbox`.
+    /// Begins to connect, on the present runtime, and goes on trying. What is published in rooms goes to `inbox`, letters
+    /// to the member `id` to the mail.
     #[must_use]
-    pub fn connect(address: Address, timeout: Duration, inbox: Inbox) -> Self {
+    pub fn connect(address: Address, timeout: Duration, id: &str, inbox: Inbox) -> (Self, Mail) {
         let health = Arc::new(Health::default());
         let sharded = address.is_cluster();
         let commands = Commands::start(address.clone(), timeout, health.clone());
-        let pushed = Arc::new(Router { inbox, health: health.clone() });
-        let push = Push::start(address, commands.clone(), &[], pushed, timeout, health.clone());
-        Self { commands, push, sharded, timeout, health }
+        let (letters, mail) = mpsc::channel(MAIL);
+        let pushed = Arc::new(Router { inbox, letters, health: health.clone() });
+        let channels = bus::redis::channels(id);
+        let push = Push::start(address, commands.clone(), &channels, pushed, timeout, health.clone());
+        (Self { commands, push, sharded, timeout, health }, mail)
     }
 
     /// Waits until Redis is there, but no longer than `patience`.
@@ -79,6 +89,18 @@ impl Redis {
         RedisBroker::new(commands, push, classes, self.sharded, self.timeout, health)
     }
 
+    /// The leases.
+    #[must_use]
+    pub fn members(&self) -> RedisMembers {
+        RedisMembers::new(self.commands.clone(), self.health.clone())
+    }
+
+    /// Letters to the others.
+    #[must_use]
+    pub fn bus(&self) -> RedisBus {
+        RedisBus { commands: self.commands.clone() }
+    }
+
     /// How the connections do.
     #[must_use]
     pub fn health(&self) -> &Arc<Health> {
@@ -89,11 +111,16 @@ impl Redis {
 /// Takes what is pushed to whom it is for.
 struct Router {
     inbox: Inbox,
+    letters: mpsc::Sender<Vec<u8>>,
     health: Arc<Health>,
 }
 
 impl Pushed for Router {
     fn message(&self, channel: &str, payload: &[u8]) {
+        if !channel.starts_with("tm:{") {
+            let _ = self.letters.try_send(payload.to_vec());
+            return;
+        }
         // Were something ours and broken, the next message or look at the log would show the hole.
         if let Err(problem) = broker::redis::deliver(&self.inbox, channel, payload) {
             self.health.found_garbage(channel, &problem);

@@ -47,6 +47,7 @@ impl RedisServer {
     ///
     /// # Panics
     /// When it does not.
+    #[expect(clippy::disallowed_methods, reason = "a test's own thread, between two looks at a condition")]
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "still running");
         let child = Command::new("redis-server")

@@ -300,7 +300,7 @@ impl Keeper {
                         }
                     }
                     for reply in replies.drain(..) {
-                        let _ = reply.send(result.as_ref().map_err(super::broker_error).map(|()| ()));
+                        let _ = reply.send(result.as_ref().copied().map_err(super::broker_error));
                     }
                 }
                 Request::Unsubscribe { channel } => {

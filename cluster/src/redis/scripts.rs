@@ -11,3 +11,8 @@ pub(crate) fn publish() -> Script {
 pub(crate) fn read() -> Script {
     Script::new(concat!(include_str!("open.lua"), include_str!("read.lua")))
 }
+
+/// Takes or gives up a lease.
+pub(crate) fn lease() -> Script {
+    Script::new(include_str!("lease.lua"))
+}

@@ -1,0 +1,261 @@
+//! The task that keeps a process's own lease, and knows who else is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{LeaseError, Members, Report};
+
+/// How often the members are looked at; at once when somebody says that they changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes that a slow reader may lack before it has to look at the whole.
+const CHANGES: usize = 256;
+
+/// A difference between two snapshots.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A process came, or a new run of one that was there.
+    Joined(Report),
+    /// A process left or lost its lease.
+    Left(Report),
+    /// It takes no more clients, or does so again.
+    Draining(Report),
+    /// Its load changed.
+    Load(Report),
+}
+
+/// The changes that lead from one snapshot to the other, both sorted by id.
+#[must_use]
+pub fn diff(before: &[Report], after: &[Report]) -> Vec<Change> {
+    let find = |all: &[Report], id: &str| all.binary_search_by(|one| one.id.as_str().cmp(id)).ok();
+    let mut changes = Vec::new();
+    for old in before {
+        if find(after, &old.id).is_none_or(|at| after[at].run != old.run) {
+            changes.push(Change::Left(old.clone()));
+        }
+    }
+    for new in after {
+        match find(before, &new.id).map(|at| &before[at]).filter(|old| old.run == new.run) {
+            None => changes.push(Change::Joined(new.clone())),
+            Some(old) if old.draining != new.draining => changes.push(Change::Draining(new.clone())),
+            Some(old) if old != new => changes.push(Change::Load(new.clone())),
+            Some(_) => {}
+        }
+    }
+    changes
+}
+
+/// How the own lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Not taken yet.
+    Joining,
+    /// The others count on this process.
+    Held,
+    /// It could not be renewed in time: the others have given this process up.
+    Lost,
+    /// Another process took the id.
+    Replaced,
+}
+
+/// Who is there. Clones share it.
+#[derive(Clone)]
+pub struct Roster {
+    members: watch::Receiver<Arc<Vec<Report>>>,
+    lease: watch::Receiver<LeaseState>,
+    changes: broadcast::Sender<Change>,
+    look: Arc<Notify>,
+    renew: Arc<Notify>,
+}
+
+impl Roster {
+    /// Starts the task. `report` is asked for whenever the lease is renewed, every third of it. It ends when all clones
+    /// are gone; the lease then ends by itself.
+    #[must_use]
+    pub fn start(
+        members: Arc<dyn Members>,
+        lease: Duration,
+        report: impl FnMut() -> Report + Send + 'static,
+    ) -> Self {
+        let (known, known_receiver) = watch::channel(Arc::new(Vec::new()));
+        let (state, state_receiver) = watch::channel(LeaseState::Joining);
+        let (changes, _) = broadcast::channel(CHANGES);
+        let (look, renew) = <(Arc<Notify>, Arc<Notify>)>::default();
+        let roster = Self {
+            members: known_receiver,
+            lease: state_receiver,
+            changes: changes.clone(),
+            look: look.clone(),
+            renew: renew.clone(),
+        };
+        let keeper = Keeper { members, lease, report, known, state, changes, look, renew, until: None };
+        tokio::spawn(keeper.run());
+        roster
+    }
+
+    /// Everybody with a lease, sorted by id, as seen last.
+    #[must_use]
+    pub fn members(&self) -> Arc<Vec<Report>> {
+        self.members.borrow().clone()
+    }
+
+    /// The own lease.
+    #[must_use]
+    pub fn lease(&self) -> LeaseState {
+        *self.lease.borrow()
+    }
+
+    /// What changes from now on. A reader that is told that it lagged looks at [`members`](Self::members).
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Looks at the others now.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Renews the lease now, with a new report.
+    pub fn renew(&self) {
+        self.renew.notify_one();
+    }
+}
+
+struct Keeper<F> {
+    members: Arc<dyn Members>,
+    lease: Duration,
+    report: F,
+    known: watch::Sender<Arc<Vec<Report>>>,
+    state: watch::Sender<LeaseState>,
+    changes: broadcast::Sender<Change>,
+    look: Arc<Notify>,
+    renew: Arc<Notify>,
+    /// When the own lease ends.
+    until: Option<Instant>,
+}
+
+impl<F: FnMut() -> Report> Keeper<F> {
+    async fn run(mut self) {
+        let mut renewing = interval((self.lease / 3).max(Duration::from_millis(10)));
+        renewing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looking = interval(LOOK_INTERVAL);
+        looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let look = tokio::select! {
+                () = self.known.closed() => return,
+                _ = renewing.tick() => { self.renew().await; false }
+                () = self.renew.notified() => { self.renew().await; true }
+                _ = looking.tick() => true,
+                () = self.look.notified() => true,
+            };
+            if look {
+                self.look().await;
+            }
+            if self.until.is_some_and(|until| until <= Instant::now()) {
+                self.set(LeaseState::Lost);
+            }
+        }
+    }
+
+    fn set(&self, state: LeaseState) {
+        let changed = self.state.send_if_modified(|held| std::mem::replace(held, state) != state);
+        match state {
+            LeaseState::Lost if changed => {
+                tracing::error!(
+                    "the lease in the cluster could not be renewed: the others have given this process up"
+                );
+            }
+            LeaseState::Replaced if changed => {
+                tracing::error!("another process joined the cluster under this id: this one must stop");
+            }
+            LeaseState::Held if changed => tracing::info!("joined the cluster"),
+            _ => {}
+        }
+    }
+
+    async fn renew(&mut self) {
+        let report = (self.report)();
+        let asked = Instant::now();
+        let state = *self.state.borrow();
+        let result = match state {
+            LeaseState::Joining => self.members.join(&report, self.lease).await,
+            _ => self.members.renew(&report, self.lease).await,
+        };
+        match result {
+            Ok(()) => {
+                self.until = Some(asked + self.lease);
+                self.set(LeaseState::Held);
+            }
+            Err(LeaseError::Replaced) => {
+                self.until = None;
+                self.set(LeaseState::Replaced);
+            }
+            Err(LeaseError::Unavailable(error)) => tracing::debug!(%error, "the lease was not renewed"),
+        }
+    }
+
+    async fn look(&mut self) {
+        // While nothing can be learnt, those who were there count as there.
+        let Ok(after) = self.members.snapshot().await else { return };
+        let changes = diff(&self.known.borrow(), &after);
+        if !changes.is_empty() {
+            self.known.send_replace(Arc::new(after));
+        }
+        for change in changes {
+            match &change {
+                Change::Joined(report) => {
+                    tracing::info!(member = report.id, address = report.address, "joined")
+                }
+                Change::Left(report) => tracing::info!(member = report.id, "left"),
+                Change::Draining(report) => {
+                    tracing::info!(member = report.id, draining = report.draining, "drain changed");
+                }
+                Change::Load(_) => {}
+            }
+            let _ = self.changes.send(change);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::memory::MemoryMembers;
+    use crate::members::suite::report;
+
+    #[test]
+    fn a_diff_tells_what_happened() {
+        let drained = Report { draining: true, ..report("b", 1) };
+        let busy = Report { connections: 5, ..report("c", 1) };
+        let before = [report("a", 1), report("b", 1), report("c", 1), report("d", 1)];
+        let after = [drained.clone(), busy.clone(), report("d", 2), report("e", 1)];
+        let expected = [
+            Change::Left(report("a", 1)),
+            Change::Left(report("d", 1)),
+            Change::Draining(drained),
+            Change::Load(busy),
+            Change::Joined(report("d", 2)),
+            Change::Joined(report("e", 1)),
+        ];
+        assert_eq!(diff(&before, &after), expected);
+        assert!(diff(&after, &after).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_whose_id_was_taken_is_told() {
+        let members = MemoryMembers::default();
+        let lease = Duration::from_secs(3);
+        let first = Roster::start(Arc::new(members.clone()), lease, || report("a", 1));
+        let mut state = first.lease.clone();
+        state.wait_for(|state| *state == LeaseState::Held).await.unwrap();
+        let mut changes = first.changes();
+        let _second = Roster::start(Arc::new(members), lease, || report("a", 2));
+        state.wait_for(|state| *state == LeaseState::Replaced).await.unwrap();
+        while first.members().first().is_none_or(|member| member.run != 2) {
+            changes.recv().await.unwrap();
+        }
+    }
+}
