@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Nodes in this process on the memory broker, with a demo feed and a page that shows it
+    /// Nodes in this process, with a demo feed and a page that shows it
     Dev(DevArgs),
     /// One node
     Node(NodeArgs),
@@ -46,7 +46,7 @@ pub(crate) struct DevArgs {
     /// How many nodes
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
-    /// Where messages are kept: memory
+    /// Where messages are kept and shared: memory, or redis://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub(crate) broker: Option<String>,
     /// Without the demo feed
@@ -71,7 +71,7 @@ pub(crate) struct NodeArgs {
     /// Name in the cluster
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Where messages are kept: memory
+    /// Where messages are kept and shared: memory, or redis://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub(crate) broker: Option<String>,
     /// Configuration file

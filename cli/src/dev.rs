@@ -1,10 +1,11 @@
-//! `tickmesh dev`: nodes in this process on the memory broker, the demo feed, and a page that shows it.
+//! `tickmesh dev`: nodes in this process, the demo feed, and a page that shows it.
 
 use std::net::SocketAddr;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use actix_web::{HttpResponse, web};
 use tickmesh_cluster::config::Config;
+use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::{Node, StartError};
 
 use crate::args::DevArgs;
@@ -20,29 +21,33 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     serve::prepare(config)?;
     actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        let cluster = serve::memory_cluster(config);
+        let cluster = serve::cluster(config);
+        // On Redis there may be others.
+        let name = match cluster {
+            Cluster::Memory { .. } => "dev".to_owned(),
+            Cluster::Redis { .. } => format!("dev-{:04x}", rand::random::<u16>()),
+        };
         let mut running = Vec::new();
         for n in 0..args.nodes {
-            let (broker, events) = serve::connect(&cluster);
-            let id = format!("dev-{}", n + 1);
+            let id = format!("{name}-{}", n + 1);
             let node = match beside(config, n) {
-                None => Node::start(config, &id, broker, events, page)?,
-                Some(beside) => match Node::start(&beside, &id, broker.clone(), events, page) {
+                None => Node::start(config, &id, cluster.seat(&id), page)?,
+                Some(beside) => match Node::start(&beside, &id, cluster.seat(&id), page) {
+                    // The port next to the first one is taken: any other will do.
                     Err(StartError::Listen { .. }) => {
-                        // The port next to the first one is taken: any other will do.
-                        let (broker, events) = serve::connect(&cluster);
-                        Node::start(&beside_any(config), &id, broker, events, page)?
+                        Node::start(&beside_any(config), &id, cluster.seat(&id), page)?
                     }
                     started => started?,
                 },
             };
+            node.joined(serve::PATIENCE).await;
             running.push(node);
         }
         for (n, node) in running.iter().enumerate() {
             let page = if n == 0 { "  <- open this in a browser" } else { "" };
             println!("http://{}{page}", node.address());
         }
-        let feeding = (!args.no_feed).then(|| actix_rt::spawn(feed::demo(serve::connect(&cluster).0)));
+        let feeding = (!args.no_feed).then(|| actix_rt::spawn(feed::demo(cluster.seat("feed").broker)));
         stop.wait().await;
         if let Some(feeding) = feeding {
             feeding.abort();

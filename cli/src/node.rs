@@ -17,8 +17,9 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     serve::prepare(&config)?;
     actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        let (broker, events) = serve::connect(&serve::memory_cluster(&config));
-        let node = Node::start(&config, &serve::node_id(&config), broker, events, |_| {})?;
+        let id = serve::node_id(&config);
+        let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), |_| {})?;
+        node.joined(serve::PATIENCE).await;
         println!("http://{}", node.address());
         stop.wait().await;
         node.stop().await;

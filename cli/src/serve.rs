@@ -1,18 +1,19 @@
-//! What `dev` and `node` share: the actix system, the memory broker, and the signals.
+//! What `dev` and `node` share: logging, the cluster that the configuration names, and the signals.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tickmesh_cluster::broker::Events;
-use tickmesh_cluster::broker::memory::{MemoryBroker, MemoryCluster};
+use tickmesh_cluster::broker::memory::MemoryCluster;
 use tickmesh_cluster::config::{Config, LogFormat};
+use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::clock;
 use tickmesh_protocol::room::Classes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Events from the broker that may wait for a node.
-const INBOX: usize = 65_536;
+/// How long a process waits for its cluster before it says where it listens.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a process does before it serves: logging to standard error, and as many open files as it may have.
 pub(crate) fn prepare(config: &Config) -> anyhow::Result<()> {
@@ -31,15 +32,15 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Logs in memory, for all nodes of this process.
-pub(crate) fn memory_cluster(config: &Config) -> Arc<MemoryCluster> {
-    MemoryCluster::new(Classes::new(config.rooms.class.clone()), Arc::new(|| clock::now().utc))
-}
-
-/// A node's connection to them.
-pub(crate) fn connect(cluster: &Arc<MemoryCluster>) -> (Arc<MemoryBroker>, Events) {
-    let (inbox, events) = tickmesh_cluster::broker::inbox(INBOX);
-    (Arc::new(cluster.connect(inbox)), events)
+/// Where this process's nodes take their seats: in memory, for them alone, or on Redis.
+pub(crate) fn cluster(config: &Config) -> Cluster {
+    let classes = Classes::new(config.rooms.class.clone());
+    match config.broker.url.redis() {
+        None => Cluster::memory(MemoryCluster::new(classes, Arc::new(|| clock::now().utc))),
+        Some(address) => {
+            Cluster::Redis { address, classes, timeout: Duration::from_millis(config.broker.timeout_ms) }
+        }
+    }
 }
 
 /// A name for a node that was given none: unique enough to tell nodes apart in a log.

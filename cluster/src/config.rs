@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::room::{Class, default_classes};
 
+use crate::redis::Address;
+
 pub use load::{ConfigError, ConfigErrors, Sources};
 
 /// Everything that can be configured. `tickmesh config default` prints it with its documentation.
@@ -64,13 +66,57 @@ pub struct NodeConfig {
 /// `[broker]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BrokerConfig {
-    /// `memory`.
-    pub url: String,
+    /// `memory`, or an address of Redis.
+    pub url: BrokerUrl,
+    /// Milliseconds after which a call to Redis has failed.
+    pub timeout_ms: u64,
+}
+
+/// Where the broker is. It may have a password, which is never printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct BrokerUrl(String);
+
+impl BrokerUrl {
+    /// Takes the text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// An address of Redis; `None` for memory.
+    #[must_use]
+    pub fn redis(&self) -> Option<Address> {
+        Address::parse(&self.0).ok()
+    }
+
+    fn shown(&self) -> String {
+        match self.0.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+            Some((scheme, Some((_, hosts)))) => format!("{scheme}://***@{hosts}"),
+            _ => self.0.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+impl Serialize for BrokerUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.shown())
+    }
 }
 
 /// `[cluster]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClusterConfig {
+    /// Milliseconds after which a process that does not renew its lease counts as gone.
+    pub lease_ms: u64,
+    /// Where the others reach this process, `host:port`; empty for where it listens.
+    pub advertise: String,
     /// Shared by the processes of a cluster.
     pub secret: Secret,
 }
@@ -295,8 +341,8 @@ impl Config {
                 id: String::new(),
                 workers: 0,
             },
-            broker: BrokerConfig { url: "memory".into() },
-            cluster: ClusterConfig { secret: Secret::default() },
+            broker: BrokerConfig { url: BrokerUrl::new("memory"), timeout_ms: 2_000 },
+            cluster: ClusterConfig { lease_ms: 5_000, advertise: String::new(), secret: Secret::default() },
             auth: AuthConfig {
                 anonymous: Anonymous::None,
                 jwt_algorithm: JwtAlgorithm::Hs256,

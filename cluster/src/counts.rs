@@ -61,8 +61,15 @@ struct Node {
     version: u64,
     rooms: FxHashMap<RoomName, u64>,
     total: u64,
-    /// Parts of a whole that is on its way: its version, how many came, and their rooms.
-    coming: Option<(u64, usize, Vec<(RoomName, u64)>)>,
+    coming: Option<Coming>,
+}
+
+/// A whole of which some parts came.
+#[derive(Debug)]
+struct Coming {
+    version: u64,
+    parts: usize,
+    rooms: Vec<(RoomName, u64)>,
 }
 
 impl Node {
@@ -172,18 +179,18 @@ impl Counts {
             Told::Total(total) => known.run == run && known.version == version && known.total == total,
             Told::All { part, of, rooms } => {
                 let mut coming = match known.coming.take() {
-                    Some(coming) if part > 0 && (coming.0, coming.1) == (version, part) => coming,
-                    _ if part == 0 => (version, 0, Vec::new()),
+                    Some(coming) if part > 0 && (coming.version, coming.parts) == (version, part) => coming,
+                    _ if part == 0 => Coming { version, parts: 0, rooms: Vec::new() },
                     _ => return false,
                 };
-                coming.1 += 1;
-                coming.2.extend(rooms);
-                if coming.1 < of {
+                coming.parts += 1;
+                coming.rooms.extend(rooms);
+                if coming.parts < of {
                     known.coming = Some(coming);
                     return true;
                 }
                 *known = Node { run, version, ..Node::default() };
-                for (room, count) in coming.2 {
+                for (room, count) in coming.rooms {
                     known.set(room, count);
                 }
                 true
@@ -250,9 +257,9 @@ mod tests {
             for _ in 0..random.random_range(0..60) {
                 let name = room(random.random_range(0..2_500));
                 if random.random_bool(0.7) {
-                    teller.joined(&name)
+                    teller.joined(&name);
                 } else {
-                    teller.left(&name)
+                    teller.left(&name);
                 }
                 while random.random_bool(0.5)
                     && let Some(notice) = teller.poll_changed()

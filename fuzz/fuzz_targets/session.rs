@@ -10,7 +10,7 @@ use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::message::History;
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::Classes;
-use tickmesh_protocol::session::{Command, Now, Policy, Reply, Session};
+use tickmesh_protocol::session::{Command, Now, Policy, Presence, Reply, Session};
 
 fuzz_target!(|bytes: &[u8]| {
     let policy = Policy {
@@ -42,6 +42,9 @@ fuzz_target!(|bytes: &[u8]| {
                     }
                     Command::Publish(_) => Reply::Published(Ok(position)),
                     Command::Authenticate(_) => Reply::Identity(Ok(Identity::user("u"))),
+                    Command::Presence(_) => {
+                        Reply::Presence(Ok(Presence { count: 1, users: vec!["u".into()] }))
+                    }
                     Command::Unsubscribe(_) => continue,
                 };
                 session.handle_reply(now, ticket, reply);

@@ -2,10 +2,12 @@
 //!
 //! Every error is JSON, `{"error_code","error_message"}`, with the status that belongs to the code.
 
+mod cluster;
 mod publish;
 mod rooms;
 mod sessions;
 mod status;
+mod users;
 
 use std::future::{Ready, ready};
 use std::rc::Rc;
@@ -45,6 +47,9 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/rooms", web::get().to(rooms::list))
                 .route("/rooms/{room}", web::get().to(rooms::one))
                 .route("/rooms/{room}/history", web::get().to(rooms::history))
+                .route("/rooms/{room}/presence", web::get().to(rooms::presence))
+                .route("/users/{id}/notify", web::post().to(users::notify))
+                .route("/cluster", web::get().to(cluster::cluster))
                 .route("/sessions", web::get().to(sessions::list))
                 .route("/sessions/{id}", web::get().to(sessions::one))
                 .route("/sessions/{id}", web::delete().to(sessions::disconnect))

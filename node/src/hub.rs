@@ -19,11 +19,14 @@ use smallvec::SmallVec;
 use tickmesh_cluster::broker::BrokerError;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::identity::{Identity, Role};
 use tickmesh_protocol::room::RoomName;
+use tickmesh_protocol::session::Presence;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fanout::{FanoutHandle, HubIndex};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::session::{SessionActor, SessionInfo};
 
 /// Requests to a hub that may wait.
@@ -38,6 +41,11 @@ const MAX_PENDING: usize = 4_096;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Deliver(pub(crate) SmallVec<[Arc<Batch>; 1]>);
+
+/// A notice for a session's user, see [`tickmesh_protocol::session::Session::handle_notice`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Notice(pub(crate) Arc<Batch>);
 
 /// Ends a session.
 #[derive(Debug, Clone, Copy, Message)]
@@ -54,10 +62,12 @@ pub(crate) struct Describe;
 pub(crate) enum Request {
     /// Messages of a room.
     Batch(Arc<Batch>),
-    /// How many sessions follow each room.
-    Rooms(oneshot::Sender<Vec<(RoomName, usize)>>),
-    /// At most so many sessions.
-    Sessions(usize, oneshot::Sender<Vec<SessionInfo>>),
+    /// A notice for all sessions of a user.
+    User { user_id: String, batch: Arc<Batch> },
+    /// Who follows a room; at most so many users.
+    Presence { room: RoomName, most: usize, reply: oneshot::Sender<Presence> },
+    /// How many sessions there are, and at most so many of them.
+    Sessions(usize, oneshot::Sender<(usize, Vec<SessionInfo>)>),
     /// One session by its id.
     Session(String, oneshot::Sender<Option<SessionInfo>>),
     /// Ends one session; answers whether there is one.
@@ -112,6 +122,7 @@ pub(crate) struct Hub {
     index: HubIndex,
     fanout: FanoutHandle,
     metrics: Arc<Metrics>,
+    peers: Arc<Peers>,
     inner: RefCell<Inner>,
 }
 
@@ -119,6 +130,8 @@ pub(crate) struct Hub {
 struct Inner {
     members: FxHashMap<MemberKey, Member>,
     by_id: FxHashMap<Arc<str>, MemberKey>,
+    /// Members that came with a token, by user.
+    by_user: FxHashMap<Arc<str>, SmallVec<[MemberKey; 1]>>,
     rooms: FxHashMap<RoomName, Room>,
     next_key: u64,
     /// Counts the calls of `join`, so that the fan-out can tell a late `leave` from a timely one.
@@ -138,14 +151,21 @@ struct Room {
 
 struct Member {
     id: Arc<str>,
+    /// None for those without a token.
+    user: Option<Arc<str>>,
     address: Addr<SessionActor>,
     pending: SmallVec<[Arc<Batch>; 1]>,
 }
 
 impl Hub {
     /// Takes the seat on the present thread.
-    pub(crate) fn start(seat: HubSeat, fanout: FanoutHandle, metrics: Arc<Metrics>) -> Rc<Self> {
-        let hub = Rc::new(Self { index: seat.index, fanout, metrics, inner: RefCell::default() });
+    pub(crate) fn start(
+        seat: HubSeat,
+        fanout: FanoutHandle,
+        metrics: Arc<Metrics>,
+        peers: Arc<Peers>,
+    ) -> Rc<Self> {
+        let hub = Rc::new(Self { index: seat.index, fanout, metrics, peers, inner: RefCell::default() });
         actix_rt::spawn(hub.clone().run(seat.requests));
         hub
     }
@@ -166,14 +186,23 @@ impl Hub {
         let mut inner = self.inner.borrow_mut();
         match request {
             Request::Batch(batch) => inner.queue(&batch),
-            Request::Rooms(reply) => {
-                let counts = inner.rooms.iter().map(|(name, room)| (name.clone(), room.members.len()));
-                let _ = reply.send(counts.collect());
+            Request::User { user_id, batch } => {
+                for key in inner.by_user.get(user_id.as_str()).into_iter().flatten() {
+                    if let Some(member) = inner.members.get(key)
+                        && let Err(error) = member.address.try_send(Notice(batch.clone()))
+                    {
+                        tracing::debug!(session = %member.id, %error, "a notice is lost on a busy session");
+                    }
+                }
+            }
+            Request::Presence { room, most, reply } => {
+                let _ = reply.send(inner.presence(&room, most));
             }
             Request::Sessions(limit, reply) => {
+                let total = inner.members.len();
                 let asked: Vec<_> = inner.members.values().take(limit).map(Member::describe).collect();
                 actix_rt::spawn(async move {
-                    let _ = reply.send(join_all(asked).await.into_iter().flatten().collect());
+                    let _ = reply.send((total, join_all(asked).await.into_iter().flatten().collect()));
                 });
             }
             Request::Session(id, reply) => {
@@ -198,13 +227,19 @@ impl Hub {
     }
 
     /// Takes in a session.
-    pub(crate) fn enter(&self, id: Arc<str>, address: Addr<SessionActor>) -> MemberKey {
+    pub(crate) fn enter(&self, id: Arc<str>, who: &Identity, address: Addr<SessionActor>) -> MemberKey {
         let mut inner = self.inner.borrow_mut();
         let key = MemberKey(inner.next_key);
         inner.next_key += 1;
         inner.by_id.insert(id.clone(), key);
-        inner.members.insert(key, Member { id, address, pending: SmallVec::new() });
+        inner.members.insert(key, Member { id, user: None, address, pending: SmallVec::new() });
+        inner.identify(key, who);
         key
+    }
+
+    /// A session that came without a token has one now.
+    pub(crate) fn identify(&self, key: MemberKey, who: &Identity) {
+        self.inner.borrow_mut().identify(key, who);
     }
 
     /// Forgets a session and the rooms that it follows.
@@ -212,10 +247,7 @@ impl Hub {
         for room in rooms {
             self.leave(key, room);
         }
-        let mut inner = self.inner.borrow_mut();
-        if let Some(member) = inner.members.remove(&key) {
-            inner.by_id.remove(&member.id);
-        }
+        self.inner.borrow_mut().remove(key);
     }
 
     /// From the answer on, every later message of the room is delivered to the session. The session is in the room
@@ -225,7 +257,10 @@ impl Hub {
         key: MemberKey,
         room: &RoomName,
     ) -> impl Future<Output = Result<(), BrokerError>> + use<> {
-        let turn = self.inner.borrow_mut().join(key, room);
+        let (turn, new) = self.inner.borrow_mut().join(key, room);
+        if new {
+            self.peers.joined(room);
+        }
         let (fanout, room, index) = (self.fanout.clone(), room.clone(), self.index);
         async move { fanout.join(room, index, turn).await }
     }
@@ -236,6 +271,7 @@ impl Hub {
         let Some(held) = inner.rooms.get_mut(room) else { return };
         if let Some(at) = held.members.iter().position(|member| *member == key) {
             held.members.swap_remove(at);
+            self.peers.left(room);
         }
         if held.members.is_empty() {
             let turn = held.turn;
@@ -251,14 +287,51 @@ impl Inner {
         self.members.get(self.by_id.get(id)?)
     }
 
-    fn join(&mut self, key: MemberKey, room: &RoomName) -> u64 {
+    fn identify(&mut self, key: MemberKey, who: &Identity) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if who.role != Role::Anonymous && member.user.is_none() {
+            let user: Arc<str> = match self.by_user.get_key_value(who.user_id.as_str()) {
+                Some((user, _)) => user.clone(),
+                None => who.user_id.as_str().into(),
+            };
+            member.user = Some(user.clone());
+            self.by_user.entry(user).or_default().push(key);
+        }
+    }
+
+    fn remove(&mut self, key: MemberKey) {
+        let Some(member) = self.members.remove(&key) else { return };
+        self.by_id.remove(&member.id);
+        if let Some(user) = member.user
+            && let Some(keys) = self.by_user.get_mut(&user)
+        {
+            keys.retain(|held| *held != key);
+            if keys.is_empty() {
+                self.by_user.remove(&user);
+            }
+        }
+    }
+
+    fn presence(&self, room: &RoomName, most: usize) -> Presence {
+        let Some(room) = self.rooms.get(room) else { return Presence { count: 0, users: Vec::new() } };
+        let members = room.members.iter().filter_map(|key| self.members.get(key));
+        let mut users: Vec<&str> =
+            members.map(|member| member.user.as_deref().unwrap_or("anonymous")).collect();
+        users.sort_unstable();
+        users.dedup();
+        let users = users.into_iter().take(most).map(str::to_owned).collect();
+        Presence { count: room.members.len() as u64, users }
+    }
+
+    fn join(&mut self, key: MemberKey, room: &RoomName) -> (u64, bool) {
         self.turns += 1;
         let held = self.rooms.entry(room.clone()).or_default();
         held.turn = self.turns;
-        if !held.members.contains(&key) {
+        let new = !held.members.contains(&key);
+        if new {
             held.members.push(key);
         }
-        self.turns
+        (self.turns, new)
     }
 
     fn queue(&mut self, batch: &Arc<Batch>) {
@@ -276,13 +349,14 @@ impl Inner {
     /// Gives every session what is pending for it, and says how many messages were queued since the last time.
     fn flush(&mut self) -> u64 {
         let members = &mut self.members;
+        let mut gone = Vec::new();
         self.touched.retain(|key| {
             let Some(member) = members.get_mut(key) else { return false };
             match member.address.try_send(Deliver(std::mem::take(&mut member.pending))) {
                 Ok(()) => false,
                 // The actor is gone without having said so: it panicked.
                 Err(SendError::Closed(_)) => {
-                    members.remove(key);
+                    gone.push(*key);
                     false
                 }
                 Err(SendError::Full(Deliver(pending))) => {
@@ -294,6 +368,9 @@ impl Inner {
                 }
             }
         });
+        for key in gone {
+            self.remove(key);
+        }
         std::mem::take(&mut self.deliveries)
     }
 }

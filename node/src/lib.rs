@@ -5,6 +5,7 @@
 //!
 //! * [`server`]: listener, upgrade, shutdown · [`session`]: the actor round the protocol's session machine
 //! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
+//! * `peers`: what nodes tell and ask each other
 //! * [`api`]: the HTTP API · [`auth`], [`limits`]: who and how many may connect · [`metrics`], [`clock`]
 
 pub mod api;
@@ -13,7 +14,9 @@ pub mod clock;
 pub mod fanout;
 pub mod hub;
 pub mod limits;
+mod load;
 pub mod metrics;
+mod peers;
 pub mod server;
 pub mod session;
 mod upgrade;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
+use tickmesh_cluster::redis::Health;
 use tickmesh_protocol::close::CloseCode;
 
 use crate::limits::Connections;
@@ -47,6 +48,8 @@ pub struct Metrics {
     pub repairs: Counter,
     /// Holes that a log could not fill; sessions announce them by `resync`.
     pub unrepaired: Counter,
+    /// Letters from other processes that could not be read.
+    pub bad_letters: Counter,
     /// 1 while the node drains.
     pub draining: Gauge,
 }
@@ -65,7 +68,7 @@ impl Metrics {
 
     /// A registry with all of them, and the figures of the process.
     #[must_use]
-    pub fn registry(&self, connections: Arc<Connections>) -> Registry {
+    pub fn registry(&self, connections: Arc<Connections>, redis: Option<Arc<Health>>) -> Registry {
         let mut registry = Registry::with_prefix("tickmesh");
         let r = &mut registry;
         r.register("sessions", "Sessions begun", self.sessions.clone());
@@ -89,9 +92,44 @@ impl Metrics {
         r.register("log_repairs", "Times that a log had what was missed", self.repairs.clone());
         let text = "Times that a log had lost what was missed, so that subscribers were told by resync";
         r.register("log_repairs_failed", text, self.unrepaired.clone());
+        let text = "Letters from other processes that could not be read";
+        r.register("bad_letters", text, self.bad_letters.clone());
         r.register("draining", "1 while the node takes no more connections", self.draining.clone());
         r.register_collector(Box::new(Process { connections }));
+        if let Some(health) = redis {
+            r.register_collector(Box::new(Redis { health }));
+        }
         registry
+    }
+}
+
+/// The connections to Redis.
+#[derive(Debug)]
+struct Redis {
+    health: Arc<Health>,
+}
+
+impl Collector for Redis {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let up = ConstGauge::new(u64::from(self.health.is_up()));
+        let text = "1 while both connections to Redis work";
+        up.encode(encoder.encode_descriptor("redis_up", text, None, up.metric_type())?)?;
+        let echo = ConstGauge::new(self.health.echo_us() as f64 / 1e6);
+        let text = "How long the process's last message to itself took by way of Redis";
+        echo.encode(encoder.encode_descriptor(
+            "redis_echo",
+            text,
+            Some(&Unit::Seconds),
+            echo.metric_type(),
+        )?)?;
+        for (name, help, value) in [
+            ("redis_reconnects", "Times that a connection to Redis was made anew", self.health.reconnects()),
+            ("redis_garbage", "Things in Redis that could not be made out", self.health.garbage()),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

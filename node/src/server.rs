@@ -13,8 +13,9 @@ use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
 use socket2::SockRef;
-use tickmesh_cluster::broker::{Broker, Events};
 use tickmesh_cluster::config::Config;
+use tickmesh_cluster::members::{Members, Roster};
+use tickmesh_cluster::seat::Seat;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::room::Classes;
 use tickmesh_protocol::session::Policy;
@@ -25,7 +26,9 @@ use tokio::time::Instant;
 use crate::auth::{Auth, AuthSetupError};
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::limits::Connections;
+use crate::load::Load;
 use crate::metrics::Metrics;
+use crate::peers::{self, Peers};
 use crate::worker::{Shared, Worker};
 use crate::{api, clock, fanout, hub, upgrade};
 
@@ -61,23 +64,19 @@ pub struct Node {
     server: ServerHandle,
     /// Where `server.metrics_listen` is set.
     metrics_server: Option<ServerHandle>,
+    members: Arc<dyn Members>,
+    run: u64,
     running: JoinHandle<std::io::Result<()>>,
     shutdown_timeout: Duration,
 }
 
 impl Node {
-    /// Starts a node on the present actix system. Port 0 takes any free port. `id` names the node in the cluster;
-    /// `events` belongs to `broker`.
+    /// Starts a node on the present actix system. Port 0 takes any free port. `id` names the node in the cluster, in which
+    /// it takes the seat.
     ///
     /// # Errors
     /// When the keys or the address cannot be used.
-    pub fn start(
-        config: &Config,
-        id: &str,
-        broker: Arc<dyn Broker>,
-        events: Events,
-        routes: Routes,
-    ) -> Result<Self, StartError> {
+    pub fn start(config: &Config, id: &str, seat: Seat, routes: Routes) -> Result<Self, StartError> {
         let auth = Auth::new(&config.auth)?;
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
@@ -89,10 +88,29 @@ impl Node {
             n => n,
         };
         let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
+        let Seat { broker, events, members, bus, mail, health } = seat;
         let metrics = Arc::new(Metrics::default());
         let connections = Connections::new(config.limits.max_connections);
+        let run = rand::random();
+        let started_at = clock::now().utc;
+        let advertised = match config.cluster.advertise.as_str() {
+            "" => address.to_string(),
+            advertised => advertised.to_owned(),
+        };
+        let mut load = Load {
+            base: Load::base(id, run, advertised, started_at),
+            connections: connections.clone(),
+            metrics: metrics.clone(),
+            last: None,
+        };
+        let lease = Duration::from_millis(config.cluster.lease_ms);
+        let roster = Roster::start(members.clone(), lease, move || load.report());
+        let peers = Peers::new(id, run, bus, roster);
+        peers::start(peers.clone(), mail, senders.clone(), metrics.clone());
         let shared = Arc::new(Shared {
-            registry: metrics.registry(connections.clone()),
+            registry: metrics.registry(connections.clone(), health.clone()),
+            peers,
+            redis: health,
             policy: Arc::new(policy(config, id)),
             auth,
             connections,
@@ -100,7 +118,7 @@ impl Node {
             origins: config.server.origins.clone(),
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             max_publish_batch: config.limits.max_publish_batch,
-            started_at: clock::now().utc,
+            started_at,
             broker: broker.clone(),
             metrics: metrics.clone(),
         });
@@ -115,7 +133,23 @@ impl Node {
         let running = tokio::spawn(server);
         let shutdown_timeout = Duration::from_millis(config.server.shutdown_timeout_ms);
         tracing::info!(node = id, %address, workers, "node is ready");
-        Ok(Self { shared, fanout, address, server: handle, metrics_server, running, shutdown_timeout })
+        Ok(Self {
+            shared,
+            fanout,
+            address,
+            server: handle,
+            metrics_server,
+            members,
+            run,
+            running,
+            shutdown_timeout,
+        })
+    }
+
+    /// Waits until the node has joined its cluster and is ready for clients, but no longer than `patience`: it serves all
+    /// the same, and goes on trying.
+    pub async fn joined(&self, patience: Duration) {
+        self.shared.peers.in_cluster(patience).await;
     }
 
     /// Where it listens.
@@ -135,6 +169,7 @@ impl Node {
     pub async fn stop(self) {
         self.shared.connections.drain();
         self.shared.metrics.draining.set(1);
+        self.shared.peers.report_now().await;
         self.fanout.flush().await;
         for hub in &self.shared.hubs {
             hub.send(HubRequest::CloseAll(CloseCode::GoingAway)).await;
@@ -152,6 +187,9 @@ impl Node {
             server.stop(false).await;
         }
         let _ = self.running.await;
+        if self.members.leave(&self.shared.policy.node_id, self.run).await.is_ok() {
+            self.shared.peers.left_cluster().await;
+        }
         tracing::info!(node = self.shared.policy.node_id, "node has stopped");
     }
 }
@@ -206,7 +244,10 @@ fn serve(
             // A worker that panicked is started again; its hub and sessions went with it.
             panic!("a worker thread was lost, restart the node");
         };
-        let worker = Worker::new(shared.clone(), Hub::start(seat, fanout.clone(), shared.metrics.clone()));
+        let worker = Worker::new(
+            shared.clone(),
+            Hub::start(seat, fanout.clone(), shared.metrics.clone(), shared.peers.clone()),
+        );
         let app = App::new()
             .app_data(web::ThinData(worker.clone()))
             .app_data(web::PayloadConfig::new(max_body))

@@ -9,6 +9,7 @@
 mod effects;
 mod io;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
 use tickmesh_protocol::room::RoomName;
@@ -24,7 +25,7 @@ use tickmesh_protocol::session::Session;
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::hub::{Close, Deliver, Describe, MemberKey};
+use crate::hub::{Close, Deliver, Describe, MemberKey, Notice};
 use crate::limits::ConnectionGuard;
 use crate::worker::Worker;
 
@@ -55,7 +56,7 @@ pub(crate) struct Connection {
 }
 
 /// What operators see of a session.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// The session's id.
     pub session_id: Arc<str>,
@@ -64,7 +65,7 @@ pub struct SessionInfo {
     /// The node that holds it.
     pub node_id: String,
     /// `json` or `msgpack`.
-    pub protocol: &'static str,
+    pub protocol: Cow<'static, str>,
     /// The peer's address.
     pub remote: SocketAddr,
     /// UTC milliseconds since when it is connected.
@@ -105,7 +106,8 @@ impl Actor for SessionActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.worker.metrics.sessions.inc();
-        self.key = Some(self.worker.hub.enter(self.session.id().clone(), ctx.address()));
+        self.key =
+            Some(self.worker.hub.enter(self.session.id().clone(), self.session.identity(), ctx.address()));
         if self.worker.connections.draining() {
             // Let in just before the node began to drain, and not there when the others were told.
             self.session.close(CloseCode::GoingAway);
@@ -140,6 +142,14 @@ impl Handler<Deliver> for SessionActor {
     }
 }
 
+impl Handler<Notice> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, Notice(batch): Notice, _: &mut Self::Context) {
+        self.session.handle_notice(&batch);
+    }
+}
+
 impl Handler<Close> for SessionActor {
     type Result = ();
 
@@ -159,7 +169,7 @@ impl Handler<Describe> for SessionActor {
             session_id: self.session.id().clone(),
             user_id: self.session.identity().user_id.clone(),
             node_id: self.worker.policy.node_id.clone(),
-            protocol: self.session.encoding().name(),
+            protocol: self.session.encoding().name().into(),
             remote: self.remote,
             connected_at: self.session.connected_at(),
             rooms,

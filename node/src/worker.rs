@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tickmesh_cluster::broker::{Broker, BrokerError};
+use tickmesh_cluster::members::LeaseState;
+use tickmesh_cluster::redis::Health;
 use tickmesh_protocol::message::Publish;
 use tickmesh_protocol::position::Position;
-use tickmesh_protocol::session::Policy;
+use tickmesh_protocol::room::RoomName;
+use tickmesh_protocol::session::{Policy, Presence};
 
 use crate::auth::Auth;
 use crate::hub::{Hub, HubSender};
 use crate::limits::Connections;
 use crate::metrics::Metrics;
+use crate::peers::{Local, Peers, Question, merged};
 
 /// What is one per node.
 pub(crate) struct Shared {
@@ -25,6 +29,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     pub(crate) hubs: Vec<HubSender>,
+    pub(crate) peers: Arc<Peers>,
+    /// The connections to Redis, if that is the broker.
+    pub(crate) redis: Option<Arc<Health>>,
     /// Allowed values of the `Origin` header; empty for any.
     pub(crate) origins: Vec<String>,
     /// How long a client may take nothing though there is something.
@@ -55,6 +62,35 @@ impl Deref for Worker {
 }
 
 impl Shared {
+    /// Why the node is not ready for clients, if it is not.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        if self.connections.draining() {
+            return Some("draining");
+        }
+        if self.redis.as_ref().is_some_and(|redis| !redis.is_up()) {
+            return Some("redis is away");
+        }
+        match self.peers.lease() {
+            LeaseState::Held => None,
+            LeaseState::Joining => Some("joining the cluster"),
+            LeaseState::Lost => Some("the lease in the cluster is lost"),
+            LeaseState::Replaced => Some("another process took this id"),
+        }
+    }
+
+    /// The sessions of this node.
+    pub(crate) fn local(&self) -> Local<'_> {
+        Local(&self.hubs)
+    }
+
+    /// Who is in a room, over the cluster.
+    pub(crate) async fn presence(&self, room: &RoomName) -> Presence {
+        let question = Question::Presence(room.clone());
+        let (here, asked) =
+            tokio::join!(self.local().presence(room), self.peers.ask(&question, |_: &Presence| false));
+        merged(asked.answers.into_iter().chain([here]))
+    }
+
     /// Publishes and counts.
     pub(crate) async fn publish(&self, messages: Vec<Publish>) -> Vec<Result<Position, BrokerError>> {
         let results = self.broker.publish(messages).await;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{ErrorCode, Failure};
 use crate::identity::{Identity, Role};
 
 /// Longest room name in bytes.
@@ -105,6 +106,8 @@ pub struct Class {
     pub subscribe: Access,
     /// Who may publish.
     pub publish: Access,
+    /// Whether those who may subscribe may ask who else is there.
+    pub presence: bool,
 }
 
 impl Default for Class {
@@ -116,6 +119,7 @@ impl Default for Class {
             idempotency_window_s: 120,
             subscribe: Access::Everyone,
             publish: Access::Publishers,
+            presence: true,
         }
     }
 }
@@ -178,6 +182,21 @@ impl Classes {
     pub fn may_subscribe(&self, who: &Identity, room: &RoomName) -> bool {
         let class = self.of(room);
         allowed(class, class.subscribe, who, room, &who.grants.subscribe)
+    }
+
+    /// Whether this identity may ask who is in the room.
+    ///
+    /// # Errors
+    /// [`ErrorCode::PermissionDenied`] with the reason.
+    pub fn check_presence(&self, who: &Identity, room: &RoomName) -> Result<(), Failure> {
+        let denied = |text| Err(Failure::new(ErrorCode::PermissionDenied, text));
+        if !self.may_subscribe(who, room) {
+            denied("may not read this room")
+        } else if !self.of(room).presence {
+            denied("presence is off for rooms of this class")
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether this identity may publish into the room.

@@ -40,7 +40,7 @@ use crate::room::RoomName;
 pub use actions::{history_data, history_replay};
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
 use subscription::Subscription;
-pub use types::{Command, Counters, Now, Policy, Reply, Ticket};
+pub use types::{Command, Counters, Now, Policy, Presence, Reply, Ticket};
 
 /// A request whose answer waits for others.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ enum Purpose {
         room: RoomName,
     },
     Authenticate,
+    Presence,
 }
 
 /// The machine; see the module's documentation.
@@ -218,9 +219,15 @@ impl Session {
             (Purpose::Authenticate, Reply::Identity(Ok(identity))) => {
                 self.renewed(now, stamp, identity);
             }
+            (Purpose::Presence, Reply::Presence(Ok(presence))) => {
+                self.send(&encode::response(stamp, &presence));
+            }
             (
                 _,
-                Reply::Published(Err(failure)) | Reply::History(Err(failure)) | Reply::Identity(Err(failure)),
+                Reply::Published(Err(failure))
+                | Reply::History(Err(failure))
+                | Reply::Identity(Err(failure))
+                | Reply::Presence(Err(failure)),
             ) => {
                 self.fail(stamp, &failure);
             }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
-use tickmesh_cluster::broker::inbox;
 use tickmesh_cluster::broker::memory::MemoryCluster;
 use tickmesh_cluster::config::Config;
+use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::{Node, clock};
 use tickmesh_protocol::room::Classes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,7 +70,7 @@ impl Sandbox {
         config.server.shutdown_timeout_ms = 2_000;
         change(&mut config);
         let classes = Classes::new(config.rooms.class.clone());
-        let cluster = MemoryCluster::new(classes, Arc::new(|| clock::now().utc));
+        let cluster = Cluster::memory(MemoryCluster::new(classes, Arc::new(|| clock::now().utc)));
         let nodes = (1..=nodes).map(|n| Running::start(&config, &format!("n{n}"), &cluster)).collect();
         Self { nodes }
     }
@@ -166,16 +166,16 @@ impl Sandbox {
 }
 
 impl Running {
-    fn start(config: &Config, id: &str, cluster: &Arc<MemoryCluster>) -> Self {
+    fn start(config: &Config, id: &str, cluster: &Cluster) -> Self {
         let (stop, stopping) = oneshot::channel::<()>();
         let (told, stopped) = mpsc::channel(1);
         let (started, address) = std::sync::mpsc::channel();
         let (config, id, cluster) = (config.clone(), id.to_owned(), cluster.clone());
         let thread = std::thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                let (inbox, events) = inbox(65_536);
-                let node = Node::start(&config, &id, Arc::new(cluster.connect(inbox)), events, |_| {});
+                let node = Node::start(&config, &id, cluster.seat(&id), |_| {});
                 let node = node.unwrap_or_else(|error| panic!("{error}"));
+                node.joined(DEADLINE).await;
                 let _ = started.send(node.address());
                 let _ = stopping.await;
                 node.stop().await;

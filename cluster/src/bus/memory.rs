@@ -12,17 +12,23 @@ use crate::broker::BrokerError;
 /// Everybody's letter box. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryBus {
-    boxes: Arc<Mutex<Vec<(String, mpsc::Sender<Vec<u8>>)>>>,
+    boxes: Arc<Mutex<Vec<LetterBox>>>,
+}
+
+#[derive(Debug)]
+struct LetterBox {
+    id: String,
+    letters: mpsc::Sender<Vec<u8>>,
 }
 
 impl MemoryBus {
     /// A box of one's own.
     #[must_use]
     pub fn join(&self, id: &str) -> Mail {
-        let (sender, mail) = mpsc::channel(MAIL);
+        let (letters, mail) = mpsc::channel(MAIL);
         let mut boxes = self.boxes.lock();
-        boxes.retain(|(_, sender)| !sender.is_closed());
-        boxes.push((id.to_owned(), sender));
+        boxes.retain(|one| !one.letters.is_closed());
+        boxes.push(LetterBox { id: id.to_owned(), letters });
         mail
     }
 }
@@ -30,9 +36,9 @@ impl MemoryBus {
 #[async_trait]
 impl Bus for MemoryBus {
     async fn send(&self, to: To<'_>, text: &str) -> Result<(), BrokerError> {
-        for (id, sender) in &*self.boxes.lock() {
+        for LetterBox { id, letters } in &*self.boxes.lock() {
             if !matches!(to, To::Member(member) if member != id) {
-                let _ = sender.try_send(text.as_bytes().to_vec());
+                let _ = letters.try_send(text.as_bytes().to_vec());
             }
         }
         Ok(())

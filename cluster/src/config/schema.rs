@@ -7,6 +7,7 @@ use tickmesh_protocol::room::Class;
 use toml::{Table, Value};
 
 use super::{ApiKey, Config};
+use crate::redis::{Address, BadAddress};
 
 /// A key and what it allows.
 #[derive(Debug)]
@@ -40,8 +41,10 @@ pub(super) enum Kind {
     Url(&'static [&'static str]),
     /// The same, never shown.
     SecretUrl(&'static [&'static str]),
-    /// `memory`.
+    /// `memory`, or an address of Redis.
     Broker,
+    /// `host:port`, or empty.
+    Advertise,
     /// `https://host[:port]`, or `*`.
     Origins,
     /// Room classes.
@@ -62,7 +65,24 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "broker.url",
         Kind::Broker,
-        "Where messages are kept and shared. \"memory\": in this process, lost with it.",
+        "Where messages are kept and shared. \"memory\": in this process, lost with it. Redis, for any number of nodes:\n\
+         redis://[[user]:password@]host[:port][/db], redis+cluster://host:port[,host:port..], or\n\
+         redis+sentinel://host:port[,host:port..]/master[/db].",
+    ),
+    key(
+        "broker.timeout_ms",
+        Kind::Int(100, 60_000),
+        "Milliseconds after which a call to Redis has failed.",
+    ),
+    key(
+        "cluster.lease_ms",
+        Kind::Int(500, 600_000),
+        "Milliseconds after which a process that does not renew its lease counts as gone.",
+    ),
+    key(
+        "cluster.advertise",
+        Kind::Advertise,
+        "Where the others reach this process, \"host:port\"; empty for node.listen.",
     ),
     key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster."),
     key(
@@ -155,7 +175,9 @@ pub(super) const KEYS: &[Key] = &[
         "Room classes; the longest prefix that matches a room's name wins. What is not named here stays as the defaults\n\
          have it, class by class and key by key. history_size: messages kept, 0 to 1000000;\n\
          history_ttl_s: 1 to 31536000; idempotency_window_s: 1 to 86400; subscribe and publish: everyone, users, owner\n\
-         (the user whose id follows the prefix), publishers, operators, nobody.",
+         (the user whose id follows the prefix), publishers, operators, nobody; presence: whether subscribers may ask who
+\
+         else is there.",
     ),
     key("log.format", Kind::Choice(&["text", "json"]), "How log lines are written, on standard error."),
     key(
@@ -250,7 +272,12 @@ impl Kind {
                         .split_once("://")
                         .is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
             }),
-            Self::Broker => text == Some("memory"),
+            Self::Broker => text.is_some_and(|text| text == "memory" || Address::parse(text).is_ok()),
+            Self::Advertise => text.is_some_and(|text| {
+                let parts = text.rsplit_once(':');
+                text.is_empty()
+                    || parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            }),
             Self::Origins => value.as_array().is_some_and(|all| {
                 all.iter().all(|one| {
                     one.as_str().is_some_and(|one| {
@@ -282,7 +309,8 @@ impl Kind {
             Self::Url(schemes) | Self::SecretUrl(schemes) => {
                 format!("a URL that starts with {}://, or \"\"", schemes.join(":// or "))
             }
-            Self::Broker => "\"memory\", the only broker of this version".into(),
+            Self::Broker => format!("\"memory\", {BadAddress}"),
+            Self::Advertise => "\"host:port\", or \"\"".into(),
             Self::Origins => {
                 "a list of origins such as \"https://example.com\", without a path, or \"*\"".into()
             }

@@ -60,8 +60,8 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
         ("workers = 1", "workers (from FILE): unknown key; the sections are node,"),
         ("[node\n", "(from FILE): line 1: not TOML"),
         (
-            "[broker]\nurl = \"redis://x\"",
-            "broker.url = \"redis://x\" (from FILE): expected \"memory\", the only broker",
+            "[broker]\nurl = \"kafka://x\"",
+            "broker.url = \"kafka://x\" (from FILE): expected \"memory\", redis://",
         ),
         ("[auth]\njwt_secret = 5", "auth.jwt_secret = *** (from FILE): expected a text"),
         (

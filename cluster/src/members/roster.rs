@@ -107,6 +107,12 @@ impl Roster {
         *self.lease.borrow()
     }
 
+    /// Waits until the lease is taken, but no longer than `patience`.
+    pub async fn joined(&self, patience: Duration) {
+        let mut lease = self.lease.clone();
+        let _ = tokio::time::timeout(patience, lease.wait_for(|state| *state != LeaseState::Joining)).await;
+    }
+
     /// What changes from now on. A reader that is told that it lagged looks at [`members`](Self::members).
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
@@ -207,7 +213,7 @@ impl<F: FnMut() -> Report> Keeper<F> {
         for change in changes {
             match &change {
                 Change::Joined(report) => {
-                    tracing::info!(member = report.id, address = report.address, "joined")
+                    tracing::info!(member = report.id, address = report.address, "joined");
                 }
                 Change::Left(report) => tracing::info!(member = report.id, "left"),
                 Change::Draining(report) => {

@@ -45,19 +45,22 @@ pub(super) async fn publish(
     let mut good = Vec::with_capacity(texts.len());
     let checked: Vec<Result<(), Failure>> =
         texts.into_iter().map(|text| check(text).map(|publish| good.push(publish))).collect();
-    let mut answers = worker.publish(good).await.into_iter();
+    let rooms: Vec<_> = good.iter().map(|publish| publish.room.clone()).collect();
+    let mut answers = worker.publish(good).await.into_iter().zip(rooms);
     let mut worst = StatusCode::OK;
     let mut kept = 0;
     let mut results: Vec<Value> = Vec::with_capacity(checked.len());
     for message in checked {
         let answer = message.and_then(|()| match answers.next() {
-            Some(answer) => answer.map_err(Failure::from),
+            Some((answer, room)) => {
+                answer.map(|position| (position, worker.peers.subscribers(&room))).map_err(Failure::from)
+            }
             None => Err(Failure::new(ErrorCode::InternalError, "the broker gave no answer")),
         });
         results.push(match answer {
-            Ok(position) => {
+            Ok((position, subscribers)) => {
                 kept += 1;
-                json!(position)
+                json!({ "seq": position.seq, "epoch": position.epoch, "subscribers": subscribers })
             }
             Err(failure) => {
                 worst = worst.max(status_of(failure.code));

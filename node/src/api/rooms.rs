@@ -1,7 +1,8 @@
 //! `GET /api/v1/rooms` and below.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpResponse, web};
-use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::json;
 use tickmesh_protocol::error::{ErrorCode, Failure};
@@ -11,24 +12,11 @@ use tickmesh_protocol::session::{history_data, history_replay};
 
 use super::{ApiError, Caller, WorkerData, denied};
 use crate::clock;
-use crate::hub::Request;
-use crate::worker::Shared;
-
-/// Subscribers of every room of this node.
-async fn subscribers(node: &Shared) -> FxHashMap<RoomName, usize> {
-    let mut counts = FxHashMap::default();
-    for hub in &node.hubs {
-        for (room, count) in hub.ask(Request::Rooms).await.unwrap_or_default() {
-            *counts.entry(room).or_default() += count;
-        }
-    }
-    counts
-}
 
 /// All rooms that have a log or a subscriber.
 pub(super) async fn list(worker: WorkerData, caller: Caller) -> Result<HttpResponse, ApiError> {
     caller.may_look()?;
-    let counts = subscribers(&worker).await;
+    let counts = worker.peers.followed();
     let mut rooms = worker.broker.rooms().await.map_err(Failure::from)?;
     rooms.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     let rooms: Vec<_> = rooms
@@ -53,14 +41,29 @@ pub(super) async fn one(
 ) -> Result<HttpResponse, ApiError> {
     caller.may_look()?;
     let room = room_name(&path)?;
-    let rooms = worker.broker.rooms().await.map_err(Failure::from)?;
-    let Some((_, position)) = rooms.into_iter().find(|(name, _)| *name == room) else {
-        return Err(ApiError::not_found("nobody has used this room"));
-    };
-    let subscribers = subscribers(&worker).await.get(&room).copied().unwrap_or(0);
-    let answer =
-        json!({ "room": room, "epoch": position.epoch, "seq": position.seq, "subscribers": subscribers });
-    Ok(HttpResponse::Ok().json(answer))
+    let position = worker.broker.history(&room, Replay::Nothing).await.map_err(Failure::from)?.position;
+    let nodes = worker.peers.subscribers_by_node(&room);
+    if position.seq == 0 && nodes.is_empty() {
+        return Err(ApiError::not_found("nobody uses this room"));
+    }
+    Ok(HttpResponse::Ok().json(json!({
+        "room": room,
+        "epoch": position.epoch,
+        "seq": position.seq,
+        "subscribers": nodes.iter().map(|(_, count)| count).sum::<u64>(),
+        "nodes": nodes.into_iter().collect::<BTreeMap<_, _>>(),
+    })))
+}
+
+/// Who is in a room.
+pub(super) async fn presence(
+    worker: WorkerData,
+    Caller(caller): Caller,
+    path: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let room = room_name(&path)?;
+    worker.policy.classes.check_presence(&caller, &room)?;
+    Ok(HttpResponse::Ok().json(worker.presence(&room).await))
 }
 
 #[derive(Deserialize)]

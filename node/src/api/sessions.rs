@@ -1,4 +1,6 @@
-//! `/api/v1/sessions`: the sessions of this node.
+//! `/api/v1/sessions`: the sessions of all nodes.
+//!
+//! A node that has a lease and gives no answer in time is named in `unanswered`: what it holds is not in the answer.
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
@@ -6,7 +8,8 @@ use serde_json::json;
 use tickmesh_protocol::error::Failure;
 
 use super::{ApiError, Caller, WorkerData};
-use crate::hub::Request;
+use crate::peers::{Question, Sessions};
+use crate::session::SessionInfo;
 
 /// Sessions in one answer where the caller names no limit.
 const DEFAULT_LIMIT: usize = 100;
@@ -30,13 +33,17 @@ pub(super) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Failure::parameters(format!("limit is {limit}; allowed is 1 to {MAX_LIMIT}")).into());
     }
-    let mut sessions = Vec::new();
-    for hub in &worker.hubs {
-        let left = limit - sessions.len();
-        sessions.extend(hub.ask(|reply| Request::Sessions(left, reply)).await.unwrap_or_default());
-        sessions.truncate(limit);
+    let question = Question::Sessions(limit);
+    let (here, asked) =
+        tokio::join!(worker.local().sessions(limit), worker.peers.ask(&question, |_: &Sessions| false));
+    let (mut total, mut sessions) = (0, Vec::new());
+    for part in asked.answers.into_iter().chain([here]) {
+        total += part.total;
+        sessions.extend(part.sessions);
     }
-    Ok(HttpResponse::Ok().json(json!({ "total": worker.connections.open(), "sessions": sessions })))
+    sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+    sessions.truncate(limit);
+    Ok(HttpResponse::Ok().json(json!({ "total": total, "sessions": sessions, "unanswered": asked.silent })))
 }
 
 /// One session.
@@ -46,12 +53,15 @@ pub(super) async fn one(
     id: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     caller.may_look()?;
-    for hub in &worker.hubs {
-        if let Some(Some(session)) = hub.ask(|reply| Request::Session(id.to_string(), reply)).await {
-            return Ok(HttpResponse::Ok().json(session));
-        }
+    if let Some(session) = worker.local().session(&id).await {
+        return Ok(HttpResponse::Ok().json(session));
     }
-    Err(ApiError::not_found("there is no such session"))
+    let found = Option::<SessionInfo>::is_some;
+    let asked = worker.peers.ask(&Question::Session(id.to_string()), found).await;
+    match asked.answers.into_iter().flatten().next() {
+        Some(session) => Ok(HttpResponse::Ok().json(session)),
+        None => Err(not_found(&asked.silent)),
+    }
 }
 
 /// Ends a session with close code 4005.
@@ -61,10 +71,18 @@ pub(super) async fn disconnect(
     id: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     caller.may_operate()?;
-    for hub in &worker.hubs {
-        if hub.ask(|reply| Request::Disconnect(id.to_string(), reply)).await == Some(true) {
-            return Ok(HttpResponse::Ok().json(json!({ "session_id": *id, "status": "disconnected" })));
-        }
+    let done = || HttpResponse::Ok().json(json!({ "session_id": *id, "status": "disconnected" }));
+    if worker.local().disconnect(&id).await {
+        return Ok(done());
     }
-    Err(ApiError::not_found("there is no such session"))
+    let asked = worker.peers.ask(&Question::Disconnect(id.to_string()), |ended| *ended).await;
+    if asked.answers.contains(&true) { Ok(done()) } else { Err(not_found(&asked.silent)) }
+}
+
+/// Nobody who answered has it.
+fn not_found(silent: &[String]) -> ApiError {
+    if silent.is_empty() {
+        return ApiError::not_found("there is no such session");
+    }
+    Failure::unavailable(format!("nodes that gave no answer: {}", silent.join(", "))).into()
 }

@@ -15,10 +15,9 @@ pub(super) async fn healthz() -> HttpResponse {
 
 /// The node takes clients.
 pub(super) async fn readyz(worker: WorkerData) -> HttpResponse {
-    if worker.connections.draining() {
-        HttpResponse::ServiceUnavailable().json(json!({ "status": "draining" }))
-    } else {
-        HttpResponse::Ok().json(json!({ "status": "ready" }))
+    match worker.not_ready() {
+        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "status": reason })),
+        None => HttpResponse::Ok().json(json!({ "status": "ready" })),
     }
 }
 
@@ -69,5 +68,6 @@ pub(super) async fn stats(worker: WorkerData, caller: Caller) -> Result<HttpResp
         "sent_bytes": metrics.bytes_out.get(),
         "broker_queue_overflows": metrics.missed.get(),
         "log_repairs": metrics.repairs.get(),
+        "log_repairs_failed": metrics.unrepaired.get(),
     })))
 }

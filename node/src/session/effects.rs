@@ -68,6 +68,13 @@ impl Effects {
                     vec![(ticket, Reply::History(result.map_err(Failure::from)))]
                 }));
             }
+            Command::Presence(room) => {
+                let worker = worker.clone();
+                self.calls.push(Box::pin(async move {
+                    let presence = worker.presence(&room).await;
+                    vec![(ticket, Reply::Presence(Ok(presence)))]
+                }));
+            }
             Command::Authenticate(token) => {
                 let result = worker.auth.verify(&token, crate::clock::now().utc);
                 self.answers.push_back((ticket, Reply::Identity(result.map_err(Failure::from))));

@@ -11,6 +11,7 @@ use actix::{ActorContext, ActorFuture, Context};
 use bytes::Bytes;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
+use tickmesh_protocol::session::Reply;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -265,7 +266,13 @@ fn run_commands(act: &mut SessionActor, cx: &mut TaskContext<'_>) {
             }
         }
         match act.effects.poll(&act.worker, cx) {
-            Poll::Ready((ticket, reply)) => act.session.handle_reply(clock::now(), ticket, reply),
+            Poll::Ready((ticket, reply)) => {
+                let identified = matches!(reply, Reply::Identity(Ok(_)));
+                act.session.handle_reply(clock::now(), ticket, reply);
+                if identified && let Some(key) = act.key {
+                    act.worker.hub.identify(key, act.session.identity());
+                }
+            }
             Poll::Pending => return,
         }
     }

@@ -27,6 +27,11 @@ struct HistoryPayload {
     limit: Option<u64>,
 }
 
+#[derive(Deserialize)]
+struct PresencePayload {
+    room: RoomName,
+}
+
 /// Messages of a history answer where the client names no limit.
 const DEFAULT_HISTORY: u64 = 100;
 
@@ -73,7 +78,7 @@ impl Session {
                 self.command(wait(stamp, Purpose::Publish), Command::Publish(publish));
             }
             "history" => self.history(stamp, payload)?,
-            "presence" => return Err(Failure::unavailable("presence is not kept by this deployment")),
+            "presence" => self.presence(stamp, payload)?,
             "get_market_data" => return Err(Failure::unavailable("no time-series store is configured")),
             "watchlist.list" | "watchlist.add" | "watchlist.remove" | "alert.list" | "alert.create"
             | "alert.delete" => return Err(Failure::unavailable("no relational store is configured")),
@@ -93,6 +98,13 @@ impl Session {
         let replay = history_replay(since_seq, limit)?;
         let purpose = Purpose::History { room: room.clone() };
         self.command(wait(stamp, purpose), Command::History { room, replay });
+        Ok(())
+    }
+
+    fn presence(&mut self, stamp: Stamp<'_>, payload: &str) -> Result<(), Failure> {
+        let PresencePayload { room } = serde_json::from_str(payload).map_err(parameters)?;
+        self.policy.classes.check_presence(&self.identity, &room)?;
+        self.command(wait(stamp, Purpose::Presence), Command::Presence(room));
         Ok(())
     }
 

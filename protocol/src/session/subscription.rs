@@ -156,6 +156,19 @@ impl Session {
         }
     }
 
+    /// Takes a notice for the session's user. It stands in the log of a room: a session that follows the room gets it from
+    /// there, in order; any other gets it here and now, best effort.
+    pub fn handle_notice(&mut self, batch: &Arc<Batch>) {
+        if self.closing.is_some() || self.subscriptions.contains_key(batch.room()) {
+            return;
+        }
+        self.counters.notifications_out += batch.len() as u64;
+        self.out.push_live(whole(batch, self.encoding, self.batch));
+        if self.out.live_bytes() > self.policy.max_queue_bytes {
+            self.close(CloseCode::SlowConsumer);
+        }
+    }
+
     /// The history has been read: answers the client and opens the gate.
     pub(super) fn subscribed(
         &mut self,

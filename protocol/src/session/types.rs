@@ -1,5 +1,7 @@
 //! What goes into a session and comes out of it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Failure;
 use crate::identity::Identity;
 use crate::message::{History, Publish, Replay};
@@ -66,6 +68,17 @@ pub enum Command {
     },
     /// Check a token. Answer with [`Reply::Identity`].
     Authenticate(String),
+    /// Find out who is in a room over the whole cluster. Answer with [`Reply::Presence`].
+    Presence(RoomName),
+}
+
+/// Who is in a room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Sessions that follow it.
+    pub count: u64,
+    /// Their users, sorted, each once; not all where there are very many.
+    pub users: Vec<String>,
 }
 
 /// The answer to a command.
@@ -77,6 +90,8 @@ pub enum Reply {
     Published(Result<Position, Failure>),
     /// To [`Command::Authenticate`].
     Identity(Result<Identity, Failure>),
+    /// To [`Command::Presence`].
+    Presence(Result<Presence, Failure>),
 }
 
 /// What a session did so far.

@@ -1,0 +1,54 @@
+//! `POST /api/v1/users/{id}/notify`.
+
+use actix_web::web::Bytes;
+use actix_web::{HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::identity::Role;
+use tickmesh_protocol::message::{Message, Publish};
+use tickmesh_protocol::room::RoomName;
+
+use super::{ApiError, Caller, WorkerData, denied};
+use crate::clock;
+
+#[derive(Deserialize)]
+struct Notice<'a> {
+    event: String,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    message_id: Option<String>,
+}
+
+/// Writes a notice into the log of the user's own room, and tells all the user's sessions on every node: those that
+/// follow the room by it, in order, the others directly.
+pub(super) async fn notify(
+    worker: WorkerData,
+    Caller(caller): Caller,
+    user_id: web::Path<String>,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let tells = matches!(caller.role, Role::Operator | Role::Publisher) || caller.anonymous_may_publish;
+    if !tells {
+        return Err(denied("role operator or publisher is needed"));
+    }
+    let room = RoomName::of_user(&user_id)
+        .ok_or_else(|| Failure::parameters("a user id has characters of A-Z a-z 0-9 _ . : -"))?;
+    let text = std::str::from_utf8(&body)
+        .map_err(|error| Failure::new(ErrorCode::InvalidMessageFormat, error.to_string()))?;
+    let notice: Notice<'_> = serde_json::from_str(text)
+        .map_err(|error| Failure::new(ErrorCode::InvalidMessageFormat, error.to_string()))?;
+    let timestamp = clock::now().utc;
+    // The same rules as for any message.
+    let message = json!({ "room": room, "event": notice.event, "data": notice.data,
+        "message_id": notice.message_id, "timestamp": timestamp });
+    let publish = Publish::parse(&message.to_string())?;
+    let Publish { event, data, .. } = publish.clone();
+    let kept = worker.publish(vec![publish]).await.pop();
+    let unanswered = || Failure::new(ErrorCode::InternalError, "the broker gave no answer");
+    let position = kept.ok_or_else(unanswered)?.map_err(Failure::from)?;
+    let message = Message { seq: position.seq, timestamp, event, key: None, data };
+    worker.peers.notify(&user_id, room, position.epoch.clone(), message).await;
+    Ok(HttpResponse::Ok().json(position))
+}

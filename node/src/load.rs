@@ -1,0 +1,74 @@
+//! A node's report of itself to the cluster.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tickmesh_cluster::members::{Kind, Report};
+
+use crate::limits::Connections;
+use crate::metrics::Metrics;
+
+/// Makes reports; rates are since the report before.
+pub(crate) struct Load {
+    /// What stays the same.
+    pub(crate) base: Report,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// When the last was made, with the CPU seconds and deliveries until then.
+    pub(crate) last: Option<(Instant, f64, u64)>,
+}
+
+impl Load {
+    /// A report without figures.
+    pub(crate) fn base(id: &str, run: u64, address: String, started_at: u64) -> Report {
+        Report {
+            id: id.to_owned(),
+            kind: Kind::Node,
+            run,
+            address,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at,
+            draining: false,
+            connections: 0,
+            cpu_percent: 0.0,
+            memory_bytes: 0,
+            messages_per_s: 0.0,
+        }
+    }
+
+    /// How the node does now.
+    pub(crate) fn report(&mut self) -> Report {
+        let stat = procfs::process::Process::myself().and_then(|process| process.stat()).ok();
+        let cpu = stat
+            .as_ref()
+            .map_or(0.0, |stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
+        let memory_bytes = stat.map_or(0, |stat| stat.rss * procfs::page_size());
+        let (now, deliveries) = (Instant::now(), self.metrics.deliveries.get());
+        let (mut cpu_percent, mut messages_per_s) = (0.0, 0.0);
+        if let Some((at, cpu_then, deliveries_then)) = self.last {
+            let seconds = now.duration_since(at).as_secs_f64();
+            // Two reports in one breath would divide by nothing.
+            if seconds < 0.1 {
+                return self.now(self.base.cpu_percent, memory_bytes, self.base.messages_per_s);
+            }
+            let rounded = |value: f64| (value * 10.0).round() / 10.0;
+            cpu_percent = rounded((cpu - cpu_then) / seconds * 100.0);
+            messages_per_s = rounded((deliveries - deliveries_then) as f64 / seconds);
+        }
+        self.last = Some((now, cpu, deliveries));
+        self.base.cpu_percent = cpu_percent;
+        self.base.messages_per_s = messages_per_s;
+        self.now(cpu_percent, memory_bytes, messages_per_s)
+    }
+
+    fn now(&self, cpu_percent: f64, memory_bytes: u64, messages_per_s: f64) -> Report {
+        Report {
+            draining: self.connections.draining(),
+            connections: self.connections.open() as u64,
+            cpu_percent,
+            memory_bytes,
+            messages_per_s,
+            ..self.base.clone()
+        }
+    }
+}
