@@ -91,7 +91,7 @@ impl Node {
         let Seat { broker, events, members, bus, mail, health } = seat;
         let metrics = Arc::new(Metrics::default());
         let connections = Connections::new(config.limits.max_connections);
-        let run = rand::random();
+        let run = rand::random::<u64>() >> 11;
         let started_at = clock::now().utc;
         let advertised = match config.cluster.advertise.as_str() {
             "" => address.to_string(),

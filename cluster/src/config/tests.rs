@@ -100,7 +100,7 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
 #[test]
 fn a_password_in_a_url_that_is_refused_is_not_shown() {
     for (file, host) in [
-        ("[broker]\nurl = \"redis://user:hunter2@cache:6379\"", "cache:6379"),
+        ("[broker]\nurl = \"rediss://user:hunter2@cache:6379\"", "cache:6379"),
         ("[otlp]\nendpoint = \"ftp://user:hunter@2@h\"", "h"),
         ("[postgres]\nurl = \"mysql://user:hunter2@h\"", "***"),
     ] {
