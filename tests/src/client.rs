@@ -195,7 +195,17 @@ impl Client {
     /// Reads until a room has reached a sequence number.
     pub async fn read_until(&mut self, room: &str, seq: u64) {
         self.held.clear();
-        while self.room(room).seq < seq {
+        while self.rooms.get(room).is_none_or(|followed| followed.seq < seq) {
+            self.next_from_socket().await;
+        }
+    }
+
+    /// Reads until a message with the text `end` has come in a room.
+    pub async fn read_to_end(&mut self, room: &str) {
+        self.held.clear();
+        let ended =
+            |followed: &Followed| followed.received.last().is_some_and(|(_, data)| data["text"] == "end");
+        while !self.rooms.get(room).is_some_and(ended) {
             self.next_from_socket().await;
         }
     }
@@ -272,6 +282,10 @@ impl Client {
             return;
         }
         let name = message["room"].as_str().unwrap_or_default();
+        // A notice for the user, whose room this session does not follow.
+        if name.starts_with("user_") && !self.rooms.contains_key(name) {
+            return;
+        }
         let seq = message["seq"].as_u64().unwrap_or_else(|| panic!("no seq: {message}"));
         let room = self.rooms.get_mut(name).unwrap_or_else(|| panic!("never subscribed: {message}"));
         if message["event"] == "resync" {

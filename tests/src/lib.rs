@@ -1,20 +1,42 @@
 //! What the tests stand on: nodes in this process ([`Sandbox`]), a WebSocket client that checks promise 1 on
-//! everything it receives ([`Client`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
+//! everything it receives ([`Client`]), real nodes and a real redis-server that may be killed ([`NodeProcess`],
+//! [`RedisServer`]) under a load that keeps account ([`Load`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
 //! a condition ([`eventually`]).
 //!
 //! The client is built on another WebSocket library than the server, so that a mistake in the frames shows.
 
 mod client;
+mod load;
+mod process;
 mod raw;
 mod redis_server;
 mod sandbox;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{EncodingKey, Header, encode};
 
 pub use client::{Client, Followed};
+pub use load::{Account, Load};
+pub use process::NodeProcess;
 pub use raw::RawClient;
 pub use redis_server::{RedisServer, free_address};
 pub use sandbox::{Answer, Sandbox};
+
+/// Secret of the tokens that real nodes take.
+pub const SECRET: &str = "a secret that only tests know";
+
+/// A token for a real node, valid for an hour.
+///
+/// # Panics
+/// When it cannot be signed.
+#[must_use]
+pub fn token(user: &str, role: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let claims = serde_json::json!({"sub": user, "role": role, "exp": now + 3_600});
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    encode(&Header::default(), &claims, &key).unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(20);

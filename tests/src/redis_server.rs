@@ -86,6 +86,24 @@ impl RedisServer {
         assert!(done.success());
     }
 
+    /// A server with another's data, where this one was: clients find it as they find a replica that a proxy or a virtual
+    /// address leads to now.
+    ///
+    /// # Panics
+    /// When this one still runs, or the other does not write its data.
+    #[must_use]
+    pub fn replaced_by(&mut self, other: &Self) -> Self {
+        assert!(self.child.is_none(), "still running");
+        other.command(&["SAVE"]);
+        let directory = TempDir::new().expect("a temporary directory");
+        std::fs::copy(other.directory.path().join("dump.rdb"), directory.path().join("dump.rdb"))
+            .expect("its data");
+        let arguments = vec!["--save".into(), String::new()];
+        let mut server = Self { address: self.address, directory, arguments, child: None };
+        server.restart();
+        server
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -1,0 +1,75 @@
+//! Real `tickmesh node` processes.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A running node. It is killed when it is dropped.
+pub struct NodeProcess {
+    id: String,
+    address: SocketAddr,
+    child: Child,
+}
+
+impl NodeProcess {
+    /// Starts a node on a free port, where everybody may do everything. Further configuration as environment variables.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn start(id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+        let logs =
+            if std::env::var_os("TICKMESH_TEST_LOGS").is_some() { Stdio::inherit() } else { Stdio::null() };
+        let mut child = Command::new(binary())
+            .args(["node", "--listen", "127.0.0.1:0", "--id", id, "--broker", broker])
+            .env("TICKMESH_AUTH__ANONYMOUS", "full")
+            .env("TICKMESH_AUTH__JWT_SECRET", crate::SECRET)
+            .env("TICKMESH_CLUSTER__LEASE_MS", "2000")
+            .env("TICKMESH_NODE__WORKERS", "2")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(logs)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start the node: {error}"));
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap_or_else(|| unreachable!("it is piped"));
+        let _ = BufReader::new(output).read_line(&mut line);
+        let address = line.trim().strip_prefix("http://").and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("the node says {line:?}"));
+        Self { id: id.to_owned(), address, child }
+    }
+
+    /// Its name in the cluster.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it with no warning (SIGKILL).
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The binary beside this test's own directory.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
+    let path = test.ancestors().nth(2).map(|directory| directory.join("tickmesh")).unwrap_or_default();
+    assert!(path.exists(), "{} is missing: run `cargo build --package tickmesh` first", path.display());
+    path
+}

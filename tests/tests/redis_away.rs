@@ -1,0 +1,144 @@
+//! Promise 7: Redis may vanish and come back. Connections stay, nobody is told a falsehood, and what was acknowledged
+//! arrives, or the room says that its log restarted.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tickmesh_tests::{Account, Client, Load, NodeProcess, RedisServer, Sandbox, eventually};
+use tokio::time::{Instant, sleep};
+
+/// How often the server is killed; more by hand.
+fn times() -> usize {
+    std::env::var("TICKMESH_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+fn nodes(server: &RedisServer, count: usize) -> Vec<NodeProcess> {
+    (1..=count).map(|n| NodeProcess::start(&format!("n{n}"), &server.url(), &[])).collect()
+}
+
+async fn load(nodes: &[NodeProcess]) -> Load {
+    let addresses: Vec<_> = nodes.iter().map(NodeProcess::address).collect();
+    Load::start(&addresses, 5, 4, 20, Duration::from_millis(1)).await
+}
+
+/// Waits until every node says that it is ready for clients, or that it is not.
+async fn ready(nodes: &[NodeProcess], ready: bool) {
+    for node in nodes {
+        eventually("the node's readiness", || async {
+            let answer = Sandbox::http(node.address(), "GET", "/readyz", "", "").await;
+            (answer.status == 200) == ready
+        })
+        .await;
+    }
+}
+
+async fn killed_and_restarted(mut server: RedisServer) -> Account {
+    let nodes = nodes(&server, 3);
+    let load = load(&nodes).await;
+    for _ in 0..times() {
+        sleep(Duration::from_millis(500)).await;
+        server.kill();
+        ready(&nodes, false).await;
+        server.restart();
+        ready(&nodes, true).await;
+    }
+    sleep(Duration::from_millis(300)).await;
+    load.finish().await
+}
+
+#[tokio::test]
+async fn killed_and_restarted_with_an_append_only_file() {
+    let account = killed_and_restarted(RedisServer::append_only()).await;
+    println!("{account:?}");
+    assert!(account.kept > 100 && account.refused > 0, "{account:?}");
+}
+
+#[tokio::test]
+async fn killed_and_restarted_with_everything_lost() {
+    let account = killed_and_restarted(RedisServer::start()).await;
+    println!("{account:?}");
+    assert!(account.kept > 100 && account.refused > 0, "{account:?}");
+    assert_eq!(account.resyncs, 20 * times() as u64, "every subscriber is told, each time");
+}
+
+#[tokio::test]
+async fn paused() {
+    let server = RedisServer::start();
+    let nodes = nodes(&server, 2);
+    let load = load(&nodes).await;
+    sleep(Duration::from_millis(300)).await;
+    server.pause(true);
+    ready(&nodes, false).await;
+    // A publish is refused at once by now, not after a wait.
+    let mut client = Client::connect(nodes[0].address(), "").await;
+    let asked = Instant::now();
+    let answer = client.request("publish", json!({"room": "market_x", "event": "e", "data": 1})).await;
+    assert_eq!(answer["error_code"], "SERVICE_UNAVAILABLE");
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    server.pause(false);
+    ready(&nodes, true).await;
+    let account = load.finish().await;
+    println!("{account:?}");
+    assert_eq!((account.resyncs, account.missed), (0, 0), "nothing was lost: {account:?}");
+    assert!(account.refused > 0);
+}
+
+#[tokio::test]
+async fn its_push_connections_are_cut() {
+    let server = RedisServer::start();
+    let nodes = nodes(&server, 2);
+    let load = load(&nodes).await;
+    for _ in 0..5 {
+        sleep(Duration::from_millis(200)).await;
+        eventually("both are cut", || async { server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]) == "2" })
+            .await;
+    }
+    ready(&nodes, true).await;
+    let account = load.finish().await;
+    println!("{account:?}");
+    assert_eq!((account.resyncs, account.missed, account.refused), (0, 0, 0), "{account:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_takes_over() {
+    let mut master = RedisServer::append_only();
+    let nodes = nodes(&master, 2);
+    let load = load(&nodes).await;
+    let port = master.address().port().to_string();
+    let replica = RedisServer::with(&["--save", "", "--replicaof", "127.0.0.1", &port]);
+    eventually("the replica follows", || async {
+        replica.command(&["INFO", "replication"]).contains("master_link_status:up")
+    })
+    .await;
+    sleep(Duration::from_millis(500)).await;
+    // From here on it lags, and then takes the master's place.
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    sleep(Duration::from_millis(300)).await;
+    master.kill();
+    let promoted = master.replaced_by(&replica);
+    ready(&nodes, true).await;
+    sleep(Duration::from_millis(300)).await;
+    let account = load.finish().await;
+    println!("{account:?}");
+    assert!(account.resyncs >= 20, "every subscriber is told: {account:?}");
+    drop(promoted);
+}
+
+#[tokio::test]
+async fn a_lost_last_message_of_a_quiet_room_is_noticed() {
+    let server = RedisServer::start();
+    let nodes = nodes(&server, 1);
+    let mut client = Client::connect(nodes[0].address(), "").await;
+    client.subscribe("market_quiet", json!({})).await;
+    let message = json!({"room": "market_quiet", "event": "e", "data": 1});
+    assert_eq!(client.request("publish", message).await["success"], true);
+    client.read_until("market_quiet", 1).await;
+    // As a publish would, but for what is pushed.
+    let body = r#"{"ts":1,"event":"e","data":2}"#;
+    server.command(&["XADD", "tm:{market_quiet}:log", "2-0", "t", "9999999999999", "m", body]);
+    server.command(&["HSET", "tm:{market_quiet}:meta", "seq", "2"]);
+    let lost = Instant::now();
+    client.read_until("market_quiet", 2).await;
+    assert!(lost.elapsed() < Duration::from_secs(5), "{:?}", lost.elapsed());
+    assert_eq!(client.room("market_quiet").resyncs, 0);
+}
