@@ -2,6 +2,7 @@
 //! configuration.
 //!
 //! * [`broker`]: the logs of rooms · [`members`]: who is there · [`bus`], [`letter`]: what they tell each other
+//! * [`presence`]: the register behind announced joins and leaves
 //! * [`seat`]: one process's place, all ports together · [`redis`]: connections and keys · [`counts`]: who follows what
 //! * [`config`]: one typed configuration
 
@@ -11,5 +12,6 @@ pub mod config;
 pub mod counts;
 pub mod letter;
 pub mod members;
+pub mod presence;
 pub mod redis;
 pub mod seat;

@@ -9,6 +9,7 @@
 //! | `tm:{room}:log` | stream, ids `<seq>-0`: field `t` when it was appended, in UTC ms by Redis' clock; field `m` the message |
 //! | `tm:{room}:meta` | hash: `epoch`, `seq`, `base` (where the epoch began), `id` (replication id under which it began) |
 //! | `tm:{room}:id:<message_id>` | the `seq` that a `message_id` got, for the class's window |
+//! | `tm:{room}:presence` | sorted set: attendees of rooms that announce them, by the time at which they expire |
 //! | `tm:node:<id>`, `tm:gateway:<id>` | hash: `run` and `report` of a member; expires with its lease |
 //! | `tm:leases` | hash: the keys of leases that may be there |
 //! | channel `tm:{room}` | epoch, first `seq` and messages of each publish |
@@ -42,6 +43,7 @@ use crate::broker::{self, BrokerError, Event, Inbox};
 use crate::bus::redis::RedisBus;
 use crate::bus::{self, MAIL, Mail};
 use crate::members::redis::RedisMembers;
+use crate::presence::redis::RedisPresence;
 
 /// First wait before a connection is tried again, and the longest; each time it is doubled, less up to a half at random.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -93,6 +95,12 @@ impl Redis {
     #[must_use]
     pub fn members(&self) -> RedisMembers {
         RedisMembers::new(self.commands.clone(), self.health.clone())
+    }
+
+    /// The register of attendees.
+    #[must_use]
+    pub fn presence(&self) -> RedisPresence {
+        RedisPresence::new(self.commands.clone(), self.health.clone())
     }
 
     /// Letters to the others.

@@ -11,6 +11,8 @@ use crate::bus::memory::MemoryBus;
 use crate::bus::{Bus, Mail};
 use crate::members::Members;
 use crate::members::memory::MemoryMembers;
+use crate::presence::Presence;
+use crate::presence::memory::MemoryPresence;
 use crate::redis::{Address, Health, Redis};
 
 /// Events from the broker that may wait for a node.
@@ -24,6 +26,8 @@ pub struct Seat {
     pub events: Events,
     /// Who is there.
     pub members: Arc<dyn Members>,
+    /// The register of attendees.
+    pub presence: Arc<dyn Presence>,
     /// Letters to the others.
     pub bus: Arc<dyn Bus>,
     /// Letters from them.
@@ -41,6 +45,8 @@ pub enum Cluster {
         logs: Arc<MemoryCluster>,
         /// The members.
         members: MemoryMembers,
+        /// The register of attendees.
+        presence: MemoryPresence,
         /// The letters.
         bus: MemoryBus,
     },
@@ -59,7 +65,8 @@ impl Cluster {
     /// A cluster within this process; its logs are gone with it.
     #[must_use]
     pub fn memory(logs: Arc<MemoryCluster>) -> Self {
-        Self::Memory { logs, members: MemoryMembers::default(), bus: MemoryBus::default() }
+        let (members, presence, bus) = Default::default();
+        Self::Memory { logs, members, presence, bus }
     }
 
     /// Takes a seat under an id. On Redis this begins to connect, on the present runtime, and does not wait for it.
@@ -67,10 +74,11 @@ impl Cluster {
     pub fn seat(&self, id: &str) -> Seat {
         let (inbox, events) = inbox(INBOX);
         match self {
-            Self::Memory { logs, members, bus } => Seat {
+            Self::Memory { logs, members, presence, bus } => Seat {
                 broker: Arc::new(logs.connect(inbox)),
                 events,
                 members: Arc::new(members.clone()),
+                presence: Arc::new(presence.clone()),
                 bus: Arc::new(bus.clone()),
                 mail: bus.join(id),
                 health: None,
@@ -81,6 +89,7 @@ impl Cluster {
                     broker: Arc::new(redis.broker(classes.clone())),
                     events,
                     members: Arc::new(redis.members()),
+                    presence: Arc::new(redis.presence()),
                     bus: Arc::new(redis.bus()),
                     mail,
                     health: Some(redis.health().clone()),

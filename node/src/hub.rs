@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tickmesh_cluster::broker::BrokerError;
+use tickmesh_cluster::presence::Attendee;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::identity::{Identity, Role};
@@ -25,9 +26,8 @@ use tickmesh_protocol::session::Presence;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fanout::{FanoutHandle, HubIndex};
-use crate::metrics::Metrics;
-use crate::peers::Peers;
 use crate::session::{SessionActor, SessionInfo};
+use crate::worker::Shared;
 
 /// Requests to a hub that may wait.
 const QUEUE: usize = 1_024;
@@ -121,8 +121,7 @@ pub(crate) struct MemberKey(u64);
 pub(crate) struct Hub {
     index: HubIndex,
     fanout: FanoutHandle,
-    metrics: Arc<Metrics>,
-    peers: Arc<Peers>,
+    shared: Arc<Shared>,
     inner: RefCell<Inner>,
 }
 
@@ -159,13 +158,8 @@ struct Member {
 
 impl Hub {
     /// Takes the seat on the present thread.
-    pub(crate) fn start(
-        seat: HubSeat,
-        fanout: FanoutHandle,
-        metrics: Arc<Metrics>,
-        peers: Arc<Peers>,
-    ) -> Rc<Self> {
-        let hub = Rc::new(Self { index: seat.index, fanout, metrics, peers, inner: RefCell::default() });
+    pub(crate) fn start(seat: HubSeat, fanout: FanoutHandle, shared: Arc<Shared>) -> Rc<Self> {
+        let hub = Rc::new(Self { index: seat.index, fanout, shared, inner: RefCell::default() });
         actix_rt::spawn(hub.clone().run(seat.requests));
         hub
     }
@@ -176,7 +170,7 @@ impl Hub {
             for request in buffer.drain(..) {
                 self.handle(request);
             }
-            self.metrics.deliveries.inc_by(self.inner.borrow_mut().flush());
+            self.shared.metrics.deliveries.inc_by(self.inner.borrow_mut().flush());
             // Sessions of this thread write what they got before the next drain: what comes meanwhile is merged.
             tokio::task::yield_now().await;
         }
@@ -220,7 +214,7 @@ impl Hub {
             }
             Request::CloseAll(code) => {
                 // What came before goes out before.
-                self.metrics.deliveries.inc_by(inner.flush());
+                self.shared.metrics.deliveries.inc_by(inner.flush());
                 inner.members.values().for_each(|member| member.close(code));
             }
         }
@@ -259,7 +253,12 @@ impl Hub {
     ) -> impl Future<Output = Result<(), BrokerError>> + use<> {
         let (turn, new) = self.inner.borrow_mut().join(key, room);
         if new {
-            self.peers.joined(room);
+            self.shared.peers.joined(room);
+            if self.shared.policy.classes.of(room).join_events
+                && let Some(attendee) = self.inner.borrow().attendee(key)
+            {
+                self.shared.attendance.enter(room, attendee);
+            }
         }
         let (fanout, room, index) = (self.fanout.clone(), room.clone(), self.index);
         async move { fanout.join(room, index, turn).await }
@@ -268,16 +267,21 @@ impl Hub {
     /// The session wants no more of the room.
     pub(crate) fn leave(self: &Rc<Self>, key: MemberKey, room: &RoomName) {
         let mut inner = self.inner.borrow_mut();
+        let mut gone = false;
         let Some(held) = inner.rooms.get_mut(room) else { return };
         if let Some(at) = held.members.iter().position(|member| *member == key) {
             held.members.swap_remove(at);
-            self.peers.left(room);
+            self.shared.peers.left(room);
+            gone = self.shared.policy.classes.of(room).join_events;
         }
         if held.members.is_empty() {
             let turn = held.turn;
             inner.rooms.remove(room);
             let (hub, room) = (self.clone(), room.clone());
             actix_rt::spawn(async move { hub.fanout.leave(room, hub.index, turn).await });
+        }
+        if gone && let Some(member) = inner.members.get(&key) {
+            self.shared.attendance.leave(room, &member.id);
         }
     }
 }
@@ -310,6 +314,12 @@ impl Inner {
                 self.by_user.remove(&user);
             }
         }
+    }
+
+    fn attendee(&self, key: MemberKey) -> Option<Attendee> {
+        let member = self.members.get(&key)?;
+        let user_id = member.user.as_deref().unwrap_or("anonymous").to_owned();
+        Some(Attendee { session_id: member.id.to_string(), user_id })
     }
 
     fn presence(&self, room: &RoomName, most: usize) -> Presence {

@@ -5,10 +5,11 @@
 //!
 //! * [`server`]: listener, upgrade, shutdown · [`session`]: the actor round the protocol's session machine
 //! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
-//! * `peers`: what nodes tell and ask each other
+//! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * [`api`]: the HTTP API · [`auth`], [`limits`]: who and how many may connect · [`metrics`], [`clock`]
 
 pub mod api;
+mod attendance;
 pub mod auth;
 pub mod clock;
 pub mod fanout;

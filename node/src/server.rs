@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::attendance::{self, Attendance};
 use crate::auth::{Auth, AuthSetupError};
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::limits::Connections;
@@ -88,7 +89,7 @@ impl Node {
             n => n,
         };
         let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
-        let Seat { broker, events, members, bus, mail, health } = seat;
+        let Seat { broker, events, members, presence, bus, mail, health } = seat;
         let metrics = Arc::new(Metrics::default());
         let connections = Connections::new(config.limits.max_connections);
         let run = rand::random::<u64>() >> 11;
@@ -107,9 +108,11 @@ impl Node {
         let roster = Roster::start(members.clone(), lease, move || load.report());
         let peers = Peers::new(id, run, bus, roster);
         peers::start(peers.clone(), mail, senders.clone(), metrics.clone());
+        let attendance = Arc::new(Attendance::default());
         let shared = Arc::new(Shared {
             registry: metrics.registry(connections.clone(), health.clone()),
             peers,
+            attendance: attendance.clone(),
             redis: health,
             policy: Arc::new(policy(config, id)),
             auth,
@@ -122,6 +125,7 @@ impl Node {
             broker: broker.clone(),
             metrics: metrics.clone(),
         });
+        attendance::start(attendance, presence, broker.clone(), lease);
         let fanout = fanout::start(broker, events, senders, metrics);
         let metrics_server = match config.server.metrics_listen {
             Some(at) => Some(serve_metrics(at, shared.clone())?),
@@ -244,10 +248,7 @@ fn serve(
             // A worker that panicked is started again; its hub and sessions went with it.
             panic!("a worker thread was lost, restart the node");
         };
-        let worker = Worker::new(
-            shared.clone(),
-            Hub::start(seat, fanout.clone(), shared.metrics.clone(), shared.peers.clone()),
-        );
+        let worker = Worker::new(shared.clone(), Hub::start(seat, fanout.clone(), shared.clone()));
         let app = App::new()
             .app_data(web::ThinData(worker.clone()))
             .app_data(web::PayloadConfig::new(max_body))

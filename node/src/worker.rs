@@ -14,6 +14,7 @@ use tickmesh_protocol::position::Position;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{Policy, Presence};
 
+use crate::attendance::Attendance;
 use crate::auth::Auth;
 use crate::hub::{Hub, HubSender};
 use crate::limits::Connections;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) hubs: Vec<HubSender>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) attendance: Arc<Attendance>,
     /// The connections to Redis, if that is the broker.
     pub(crate) redis: Option<Arc<Health>>,
     /// Allowed values of the `Origin` header; empty for any.

@@ -108,6 +108,8 @@ pub struct Class {
     pub publish: Access,
     /// Whether those who may subscribe may ask who else is there.
     pub presence: bool,
+    /// Whether joins and leaves are announced in the room, as messages of its log.
+    pub join_events: bool,
 }
 
 impl Default for Class {
@@ -120,6 +122,7 @@ impl Default for Class {
             subscribe: Access::Everyone,
             publish: Access::Publishers,
             presence: true,
+            join_events: false,
         }
     }
 }

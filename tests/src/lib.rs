@@ -20,7 +20,7 @@ pub use client::{Client, Followed};
 pub use load::{Account, Load};
 pub use process::NodeProcess;
 pub use raw::RawClient;
-pub use redis_server::{RedisServer, free_address};
+pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};
 
 /// Secret of the tokens that real nodes take.

@@ -43,6 +43,18 @@ impl RedisServer {
         server
     }
 
+    /// A Sentinel with these lines of configuration, which it needs as a file that it can write to.
+    fn with_configuration(lines: &[&str]) -> Self {
+        let address = free_address();
+        let directory = TempDir::new().expect("a temporary directory");
+        let path = directory.path().join("sentinel.conf");
+        std::fs::write(&path, lines.join("\n") + "\n").expect("its configuration");
+        let arguments = vec![path.to_string_lossy().into_owned(), "--sentinel".into()];
+        let mut server = Self { address, directory, arguments, child: None };
+        server.restart();
+        server
+    }
+
     /// Starts the server again after [`kill`](Self::kill), with the same data, and waits until it answers.
     ///
     /// # Panics
@@ -50,11 +62,12 @@ impl RedisServer {
     #[expect(clippy::disallowed_methods, reason = "a test's own thread, between two looks at a condition")]
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "still running");
+        // A file of configuration is the first argument.
         let child = Command::new("redis-server")
+            .args(&self.arguments)
             .args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string(), "--dir"])
             .arg(self.directory.path())
             .args(["--loglevel", "warning"])
-            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -143,6 +156,79 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Three servers that make up a Redis Cluster.
+pub struct RedisCluster {
+    servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts them, and waits until they serve all slots.
+    ///
+    /// # Panics
+    /// When redis-server or redis-cli is not installed, or the cluster does not come up.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "a test's own thread, between two looks at a condition")]
+    pub fn start() -> Self {
+        let arguments = ["--save", "", "--cluster-enabled", "yes"];
+        let servers: Vec<_> = (0..3).map(|_| RedisServer::with(&arguments)).collect();
+        let created = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(servers.iter().map(|server| server.address.to_string()))
+            .args(["--cluster-replicas", "0", "--cluster-yes"])
+            .stdout(Stdio::null())
+            .status();
+        assert!(created.expect("redis-cli is installed").success(), "the cluster is made");
+        let end = Instant::now() + DEADLINE;
+        while !servers.iter().all(|one| one.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
+            assert!(Instant::now() < end, "the cluster comes up");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { servers }
+    }
+
+    /// For `broker.url`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let addresses: Vec<_> = self.servers.iter().map(|server| server.address.to_string()).collect();
+        format!("redis+cluster://{}", addresses.join(","))
+    }
+}
+
+/// A Sentinel that watches a server under the name `main`.
+pub struct Sentinel {
+    server: RedisServer,
+}
+
+impl Sentinel {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When redis-sentinel cannot be started.
+    #[must_use]
+    pub fn of(master: &RedisServer) -> Self {
+        let port = master.address.port();
+        let monitor = format!("main 127.0.0.1 {port} 1");
+        let server = RedisServer::with_configuration(&[
+            &format!("sentinel monitor {monitor}"),
+            "sentinel down-after-milliseconds main 500",
+            "sentinel failover-timeout main 2000",
+        ]);
+        Self { server }
+    }
+
+    /// For `broker.url`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis+sentinel://{}/main", self.server.address)
+    }
+
+    /// Replicas of the master that it knows.
+    #[must_use]
+    pub fn knows_a_replica(&self) -> bool {
+        self.server.command(&["INFO", "sentinel"]).contains("slaves=1")
     }
 }
 

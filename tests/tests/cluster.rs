@@ -190,8 +190,11 @@ async fn sessions_are_listed_and_ended_from_any_node() {
     let ended = as_operator(&nodes[2], "DELETE", &format!("/api/v1/sessions/{id}"), &json!({})).await;
     assert_eq!(ended.status, 200, "{ended:?}");
     assert_eq!(clients[0].closed().await, 4005);
-    let again = as_operator(&nodes[2], "DELETE", &format!("/api/v1/sessions/{id}"), &json!({})).await;
-    assert_eq!(again.status, 404, "{again:?}");
+    drop(clients.remove(0));
+    eventually("nobody has it any more", || async {
+        as_operator(&nodes[2], "DELETE", &format!("/api/v1/sessions/{id}"), &json!({})).await.status == 404
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -204,4 +207,40 @@ async fn a_node_whose_id_was_taken_is_not_ready() {
     eventually("the first gives up", || async { status(&first).await == 503 }).await;
     assert_eq!(status(&second).await, 200);
     assert_eq!(Sandbox::http(first.address(), "GET", "/healthz", "", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn joins_and_leaves_are_announced_where_the_class_asks_for_it() {
+    let server = RedisServer::start();
+    let class = r#"[{prefix = "desk_", join_events = true}]"#;
+    let start = |id: &str| NodeProcess::start(id, &server.url(), &[("TICKMESH_ROOMS__CLASS", class)]);
+    let (mut doomed, node) = (start("n1"), start("n2"));
+    let follow = async |node: &NodeProcess, user: &str| {
+        let mut client = Client::connect(node.address(), &format!("?token={}", token(user, "user"))).await;
+        client.subscribe("desk_1", json!({})).await;
+        client
+    };
+    let mut witness = follow(&node, "alice").await;
+    // The witness may hear of itself; what counts here are the others.
+    let heard = async |witness: &mut Client| loop {
+        let message = witness.next().await;
+        if message["data"]["user_id"] != "alice" {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            return (text(&message["event"]), text(&message["data"]["user_id"]));
+        }
+    };
+    let pair = |event: &str, user: &str| (event.to_owned(), user.to_owned());
+    let mut bob = follow(&doomed, "bob").await;
+    assert_eq!(heard(&mut witness).await, pair("room_member_joined", "bob"));
+    bob.ask(json!({"type": "unsubscribe", "room": "desk_1"})).await;
+    assert_eq!(heard(&mut witness).await, pair("room_member_left", "bob"));
+    let carol = follow(&node, "carol").await;
+    assert_eq!(heard(&mut witness).await, pair("room_member_joined", "carol"));
+    drop(carol);
+    assert_eq!(heard(&mut witness).await, pair("room_member_left", "carol"));
+    // A session whose node dies leaves when its lease has ended.
+    let _dave = follow(&doomed, "dave").await;
+    assert_eq!(heard(&mut witness).await, pair("room_member_joined", "dave"));
+    doomed.kill();
+    assert_eq!(heard(&mut witness).await, pair("room_member_left", "dave"));
 }

@@ -177,7 +177,7 @@ pub(super) const KEYS: &[Key] = &[
          history_ttl_s: 1 to 31536000; idempotency_window_s: 1 to 86400; subscribe and publish: everyone, users, owner\n\
          (the user whose id follows the prefix), publishers, operators, nobody; presence: whether subscribers may ask who
 \
-         else is there.",
+         else is there; join_events: whether room_member_joined and room_member_left are published into the room.",
     ),
     key("log.format", Kind::Choice(&["text", "json"]), "How log lines are written, on standard error."),
     key(

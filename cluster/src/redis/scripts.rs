@@ -16,3 +16,8 @@ pub(crate) fn read() -> Script {
 pub(crate) fn lease() -> Script {
     Script::new(include_str!("lease.lua"))
 }
+
+/// Enters and removes attendees of a room.
+pub(crate) fn presence() -> Script {
+    Script::new(include_str!("presence.lua"))
+}
