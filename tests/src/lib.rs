@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{EncodingKey, Header, encode};
 
 pub use client::{Client, Followed};
-pub use load::{Account, Load};
+pub use load::{Account, Load, size};
 pub use process::NodeProcess;
 pub use raw::RawClient;
 pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};

@@ -23,6 +23,12 @@ pub struct Load {
     stop: watch::Sender<bool>,
 }
 
+/// The size of a load: what the environment says, for runs by hand, or the given one.
+#[must_use]
+pub fn size(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// What one publisher did.
 #[derive(Debug, Default)]
 struct Published {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tickmesh_tests::{Answer, Client, Load, NodeProcess, RedisServer, Sandbox, eventually, token};
+use tickmesh_tests::{Answer, Client, Load, NodeProcess, RedisServer, Sandbox, eventually, size, token};
 use tokio::time::sleep;
 
 fn nodes(server: &RedisServer, count: usize) -> Vec<NodeProcess> {
@@ -40,8 +40,9 @@ async fn publishers_and_subscribers_on_any_node_share_one_order() {
     let server = RedisServer::start();
     let nodes = nodes(&server, 3);
     let addresses: Vec<_> = nodes.iter().map(NodeProcess::address).collect();
-    let load = Load::start(&addresses, 20, 4, 60, Duration::ZERO).await;
-    sleep(Duration::from_secs(3)).await;
+    let subscribers = size("TICKMESH_TEST_SUBSCRIBERS", 60);
+    let load = Load::start(&addresses, 20, 4, subscribers, Duration::ZERO).await;
+    sleep(Duration::from_secs(size("TICKMESH_TEST_SECONDS", 3) as u64)).await;
     let account = load.finish().await;
     println!("{account:?}");
     assert!(account.kept > 500, "{account:?}");

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tickmesh_tests::{Account, Client, Load, NodeProcess, RedisServer, Sandbox, eventually};
+use tickmesh_tests::{Account, Client, Load, NodeProcess, RedisServer, Sandbox, eventually, size};
 use tokio::time::{Instant, sleep};
 
 /// How often the server is killed; more by hand.
 fn times() -> usize {
-    std::env::var("TICKMESH_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    size("TICKMESH_TEST_KILLS", 3)
 }
 
 fn nodes(server: &RedisServer, count: usize) -> Vec<NodeProcess> {
