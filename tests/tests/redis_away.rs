@@ -75,6 +75,7 @@ async fn paused() {
     let answer = client.request("publish", json!({"room": "market_x", "event": "e", "data": 1})).await;
     assert_eq!(answer["error_code"], "SERVICE_UNAVAILABLE");
     assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    sleep(Duration::from_secs(size("TICKMESH_TEST_PAUSE", 0) as u64)).await;
     server.pause(false);
     ready(&nodes, true).await;
     let account = load.finish().await;
