@@ -1,6 +1,6 @@
-//! `bench baseline`: the bare writer. It speaks just enough of the protocol for `rpc` and `fanout`, and does for each
-//! delivery one `write` of a frame that was encoded before, and nothing else. What a server costs above it is the
-//! server's own doing.
+//! `bench baseline`: the bare writer. It speaks just enough of the protocol for `rpc`, `fanout` and `publish`, and does
+//! for each delivery one `write` of a frame that was encoded before, and nothing else. What a server costs above it is
+//! the server's own doing.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

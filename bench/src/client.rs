@@ -20,11 +20,11 @@ use crate::clock::Clock;
 use crate::inbox::{Inbox, Incoming};
 
 /// Opening a connection may take this long.
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// One read takes at most this.
 const READ_SIZE: usize = 64 * 1024;
-/// Longest head of an answer to the upgrade.
-const MAX_HEAD: usize = 16 * 1024;
+/// Longest head of an answer.
+pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// RFC 6455 §1.3.
 const ACCEPT_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -69,12 +69,38 @@ impl Target {
     }
 
     fn upgrade_request(&self, key: &str) -> String {
-        let token = self.token.as_ref().map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
         format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{token}\r\n",
-            self.path, self.host
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{}\r\n",
+            self.path,
+            self.host,
+            self.authorization()
         )
+    }
+
+    /// Head of a `POST` of JSON to a path of the HTTP API, without `Content-Length` and the empty line.
+    pub(crate) fn post_head(&self, path: &str) -> String {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{}",
+            self.host,
+            self.authorization()
+        )
+    }
+
+    fn authorization(&self) -> String {
+        self.token.as_ref().map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default()
+    }
+
+    /// Connects. `receive_buffer` bounds the kernel's receive buffer, in bytes.
+    pub(crate) async fn dial(&self, receive_buffer: Option<u32>) -> Result<TcpStream, OpenError> {
+        let socket = if self.addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(OpenError::Connect)?;
+        if let Some(size) = receive_buffer {
+            socket.set_recv_buffer_size(size).map_err(OpenError::Connect)?;
+        }
+        let stream = socket.connect(self.addr).await.map_err(OpenError::Connect)?;
+        stream.set_nodelay(true).map_err(OpenError::Connect)?;
+        Ok(stream)
     }
 }
 
@@ -158,14 +184,7 @@ impl Connection {
         clock: Clock,
         receive_buffer: Option<u32>,
     ) -> Result<Self, OpenError> {
-        let socket = if target.addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let socket = socket.map_err(OpenError::Connect)?;
-        if let Some(size) = receive_buffer {
-            socket.set_recv_buffer_size(size).map_err(OpenError::Connect)?;
-        }
-        let mut stream = socket.connect(target.addr).await.map_err(OpenError::Connect)?;
-        stream.set_nodelay(true).map_err(OpenError::Connect)?;
-
+        let mut stream = target.dial(receive_buffer).await?;
         let key = BASE64.encode(rand::random::<[u8; 16]>());
         stream.write_all(target.upgrade_request(&key).as_bytes()).await.map_err(OpenError::Lost)?;
         let mut head = Vec::with_capacity(1024);

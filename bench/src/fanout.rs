@@ -137,6 +137,12 @@ pub(crate) async fn run(args: FanoutArgs) -> anyhow::Result<bool> {
     }
 }
 
+/// Names of a run's own rooms: runs against one server must not see each other's messages.
+pub(crate) fn room_names(rooms: usize) -> Vec<String> {
+    let suffix: u32 = rand::random();
+    (0..rooms).map(|number| format!("bench_{number}_{suffix:08x}")).collect()
+}
+
 /// Opens all subscribers and waits until they are subscribed.
 async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
     let clock = Clock::start();
@@ -144,11 +150,7 @@ async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
     let server = Processes::find(&args.target.pids, targets.iter().map(|target| target.addr));
     let names = match &args.room {
         Some(room) => vec![room.clone()],
-        None => {
-            // Runs against one server must not see each other's messages.
-            let suffix: u32 = rand::random();
-            (0..args.rooms).map(|number| format!("bench_{number}_{suffix:08x}")).collect()
-        }
+        None => room_names(args.rooms),
     };
     let rooms = names.len();
     let shared = Rc::new(Shared::new(clock, names, args.delivery, args.max_rate, !args.no_publish));

@@ -17,15 +17,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 mod baseline;
+mod batches;
 mod check;
 mod client;
 mod clock;
 mod fanout;
 mod flow;
+mod http;
 mod idle;
 mod inbox;
 mod opening;
+mod positions;
 mod procstat;
+mod publish;
 mod publisher;
 mod report;
 mod rpc;
@@ -36,6 +40,7 @@ mod subscriber;
 pub use baseline::BaselineArgs;
 pub use fanout::FanoutArgs;
 pub use idle::IdleArgs;
+pub use publish::PublishArgs;
 pub use rpc::RpcArgs;
 
 /// What to measure.
@@ -45,6 +50,8 @@ pub enum Command {
     Rpc(RpcArgs),
     /// Publish to subscribers: deliveries per second, latency, and whether every message came exactly once in order
     Fanout(FanoutArgs),
+    /// Closed-loop publishes: accepted per second, latency, and whether every `seq` was given once and in order
+    Publish(PublishArgs),
     /// Connections that do nothing: memory per connection, connects per second
     Idle(IdleArgs),
     /// Serve the bare minimum, one write per delivery: the floor to compare a server with
@@ -88,6 +95,7 @@ pub fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Rpc(args) => runtime.block_on(rpc::run(args)),
         Command::Fanout(args) => runtime.block_on(fanout::run(args)),
+        Command::Publish(args) => runtime.block_on(publish::run(args)),
         Command::Idle(args) => runtime.block_on(idle::run(args)),
         Command::Baseline(args) => runtime.block_on(baseline::run(args)),
     }
@@ -132,6 +140,7 @@ mod tests {
             match Cli::try_parse_from(line.split(' '))?.command {
                 Command::Rpc(args) => rpc::run(args).await,
                 Command::Fanout(args) => fanout::run(args).await,
+                Command::Publish(args) => publish::run(args).await,
                 Command::Idle(args) => idle::run(args).await,
                 Command::Baseline(args) => baseline::run(args).await,
             }
@@ -145,6 +154,7 @@ mod tests {
             "fanout --subs 7 --rooms 3 --publishers 2 --rate 200 --warmup 100ms --duration 300ms",
             "fanout --subs 7 --rooms 3 --publishers 2 --saturate --warmup 100ms --duration 300ms",
             "fanout --subs 2 --delivery latest --warmup 0s --duration 200ms",
+            "publish --publishers 3 --rooms 4 --batch 5 --warmup 100ms --duration 300ms",
             "idle --conns 5 --hold 10ms",
         ];
         for line in lines {
@@ -160,9 +170,15 @@ mod tests {
 
     #[test]
     fn unusable_arguments_are_refused() {
-        for line in
-            ["fanout --no-publish", "fanout --saturate --rate 5", "fanout --subs 0", "fanout --rate -1"]
-        {
+        let lines = [
+            "fanout --no-publish",
+            "fanout --saturate --rate 5",
+            "fanout --subs 0",
+            "fanout --rate -1",
+            "publish --publishers 0",
+            "publish --batch 0",
+        ];
+        for line in lines {
             assert!(against_baseline(line).is_err(), "{line}");
         }
     }

@@ -53,7 +53,8 @@ pub(crate) fn pad_for(bytes: usize, now_ns: u64) -> String {
     "x".repeat(bytes.saturating_sub(bare))
 }
 
-fn data(sent_ns: u64, pad: &str) -> String {
+/// `data` of a message: when it was meant to be sent, and what fills it up.
+pub(crate) fn data(sent_ns: u64, pad: &str) -> String {
     format!(r#"{{"sent_ns":{sent_ns},"pad":"{pad}"}}"#)
 }
 

@@ -52,7 +52,20 @@ pub(crate) struct Data {
     pub(crate) seq: Option<u64>,
 }
 
+/// Where a message that was published stands in its room's log.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Position<'a> {
+    pub(crate) seq: u64,
+    #[serde(borrow)]
+    pub(crate) epoch: Cow<'a, str>,
+}
+
 impl Envelope<'_> {
+    /// `data`, where it is that of the response to `publish`.
+    pub(crate) fn position(&self) -> Option<Position<'_>> {
+        self.data.and_then(|raw| serde_json::from_str(raw.get()).ok())
+    }
+
     /// `data`, where it is an object of the kind that is looked for.
     pub(crate) fn data(&self) -> Data {
         self.data.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
@@ -72,6 +85,7 @@ pub(crate) enum Item<'a> {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     seq: Finder<'static>,
+    epoch: Finder<'static>,
     sent_ns: Finder<'static>,
     conflated: Finder<'static>,
     request_id: Finder<'static>,
@@ -84,6 +98,7 @@ impl Scanner {
     pub(crate) fn new() -> Self {
         Self {
             seq: Finder::new(br#""seq":"#),
+            epoch: Finder::new(br#""epoch":""#),
             sent_ns: Finder::new(br#""sent_ns":"#),
             conflated: Finder::new(br#""conflated":"#),
             request_id: Finder::new(br#""request_id":""#),
@@ -157,6 +172,16 @@ impl Scanner {
     /// The first `seq` in a response to `publish`.
     pub(crate) fn response_seq(&self, text: &[u8]) -> Option<u64> {
         number_after(&self.seq, text).map(|(seq, _)| seq)
+    }
+
+    /// The first `seq` and `epoch` in a response to `publish`. An epoch with escapes is left to the parser: two
+    /// spellings must not count as two epochs.
+    pub(crate) fn response_position<'a>(&self, text: &'a [u8]) -> Option<Position<'a>> {
+        let seq = self.response_seq(text)?;
+        let at = self.epoch.find(text)? + self.epoch.needle().len();
+        let end = at + memchr::memchr(b'"', &text[at..])?;
+        let epoch = std::str::from_utf8(&text[at..end]).ok().filter(|epoch| !epoch.contains('\\'))?;
+        Some(Position { seq, epoch: Cow::Borrowed(epoch) })
     }
 }
 
@@ -277,6 +302,8 @@ mod tests {
         let good = br#"{"type":"response","request_id":"3-17","success":true,"data":{"seq":5,"epoch":"e"}}"#;
         assert_eq!(scanner.success_id(good), Some(b"3-17".as_slice()));
         assert_eq!(scanner.response_seq(good), Some(5));
+        assert_eq!(scanner.response_position(good), Some(Position { seq: 5, epoch: "e".into() }));
+        assert_eq!(scanner.response_position(br#"{"data":{"seq":5,"epoch":"\u0065"}}"#), None);
         assert_eq!(scanner.success_id(br#"{"type":"error","request_id":"3-17","error_code":"X"}"#), None);
     }
 }
