@@ -39,7 +39,7 @@ pub fn token(user: &str, role: &str) -> String {
 }
 
 /// Longest wait for anything.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Waits until the condition holds.
 ///

@@ -11,8 +11,10 @@ use tokio::time::timeout;
 use super::{Address, Backoff, Connection, Health, broker_error};
 use crate::broker::BrokerError;
 
-/// How often an idle connection is tried.
+/// How often the connection is tried, and longest wait for the answer: who asks for something while Redis is away is then
+/// soon refused at once.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Gives the connection to whoever has something to ask; clones share it.
 #[derive(Clone)]
@@ -107,8 +109,10 @@ impl Keeper {
     async fn until_broken(&self, connection: &mut Connection) -> RedisError {
         loop {
             let _ = timeout(CHECK_INTERVAL, self.suspect.notified()).await;
-            if let Err(error) = self.check(connection).await {
-                return error;
+            match timeout(CHECK_PATIENCE, self.check(connection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return (redis::ErrorKind::Io, "no answer").into(),
             }
         }
     }
