@@ -30,7 +30,7 @@ pub(super) trait Sink {
     async fn publish(&mut self, messages: &[Message<'_>]) -> anyhow::Result<()>;
 }
 
-/// A broker of this process.
+/// A broker of this process. Messages that it does not take are let go: by the time it does, they are old quotes.
 pub(super) struct BrokerSink(pub(super) Arc<dyn Broker>);
 
 #[async_trait(?Send)]
@@ -47,8 +47,9 @@ impl Sink for BrokerSink {
                 timestamp: None,
             })
             .collect();
-        for result in self.0.publish(messages).await {
-            result?;
+        if let Some(error) = self.0.publish(messages).await.into_iter().find_map(Result::err) {
+            tracing::debug!(%error, "demo quotes were not published");
+            tokio::time::sleep(BACKOFF.0).await;
         }
         Ok(())
     }

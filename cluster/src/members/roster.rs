@@ -10,6 +10,8 @@ use super::{LeaseError, Members, Report};
 
 /// How often the members are looked at; at once when somebody says that they changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait before an attempt to join that failed is made again.
+const JOIN_RETRY: Duration = Duration::from_millis(100);
 /// Changes that a slow reader may lack before it has to look at the whole.
 const CHANGES: usize = 256;
 
@@ -154,6 +156,7 @@ impl<F: FnMut() -> Report> Keeper<F> {
                 () = self.known.closed() => return,
                 _ = renewing.tick() => { self.renew().await; false }
                 () = self.renew.notified() => { self.renew().await; true }
+                () = tokio::time::sleep(JOIN_RETRY), if self.is_joining() => { self.renew().await; true }
                 _ = looking.tick() => true,
                 () = self.look.notified() => true,
             };
@@ -164,6 +167,10 @@ impl<F: FnMut() -> Report> Keeper<F> {
                 self.set(LeaseState::Lost);
             }
         }
+    }
+
+    fn is_joining(&self) -> bool {
+        *self.state.borrow() == LeaseState::Joining
     }
 
     fn set(&self, state: LeaseState) {
