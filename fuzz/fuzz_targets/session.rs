@@ -10,7 +10,7 @@ use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::message::History;
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::Classes;
-use tickmesh_protocol::session::{Command, Now, Policy, Presence, Reply, Session};
+use tickmesh_protocol::session::{Command, Now, Policy, Presence, Reply, Session, Wire};
 
 fuzz_target!(|bytes: &[u8]| {
     let policy = Policy {
@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut now = Now { mono: 0, utc: 1_700_000_000_000 };
     for encoding in [Encoding::Json, Encoding::Msgpack] {
         let policy = Arc::new(policy.clone());
-        let mut session = Session::new(now, "s", policy.clone(), Identity::user("u"), encoding, false);
+        let mut session = Session::new(now, "s", policy.clone(), Identity::user("u"), Wire::direct(encoding));
         for part in bytes.split(|byte| *byte == 0) {
             now.mono += 1_000;
             match (encoding, std::str::from_utf8(part)) {
@@ -55,9 +55,9 @@ fuzz_target!(|bytes: &[u8]| {
             }
             assert_eq!(session.queued_bytes(), 0);
         }
-        if session.closing().is_none() {
+        if !session.is_over() {
             let snapshot = session.snapshot();
-            let again = Session::restore(now, policy, snapshot.clone()).snapshot();
+            let again = Session::restore(now, policy, snapshot.clone(), false).snapshot();
             assert_eq!(snapshot, again);
         }
     }

@@ -12,7 +12,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::redis::Health;
-use tickmesh_protocol::close::CloseCode;
 
 use crate::limits::Connections;
 
@@ -55,9 +54,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a session that ended; without a code, its connection was lost.
-    pub fn session_ended(&self, reason: Option<CloseCode>) {
-        let cause = reason.map_or("connection lost", CloseCode::reason);
+    /// Counts a session that ended; without a reason, its connection was lost.
+    pub fn session_ended(&self, reason: Option<&'static str>) {
+        let cause = reason.unwrap_or("connection lost");
         self.ended.get_or_create(&Cause { cause }).inc();
     }
 

@@ -125,7 +125,7 @@ impl Actor for SessionActor {
         if let Some(key) = self.key.take() {
             self.worker.hub.exit(key, self.effects.rooms());
         }
-        let reason = self.session.closing();
+        let reason = self.session.reason();
         self.worker.metrics.session_ended(reason);
         tracing::debug!(session = %self.session.id(), user = %self.session.identity().user_id, ?reason, "ended");
     }

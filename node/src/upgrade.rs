@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tickmesh_protocol::encode::Encoding;
 use tickmesh_protocol::error::{ErrorCode, Failure};
-use tickmesh_protocol::session::Session;
+use tickmesh_protocol::session::{Session, Wire};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -27,7 +27,7 @@ use crate::clock;
 use crate::session::{Connection, SessionActor};
 use crate::worker::Worker;
 
-type Wire = Framed<TcpStream, Codec>;
+type Http = Framed<TcpStream, Codec>;
 
 /// A request that gets an HTTP status instead of a WebSocket.
 struct Refused {
@@ -43,14 +43,14 @@ impl Refused {
 }
 
 /// Serves one upgrade request.
-pub(crate) async fn serve(worker: Rc<Worker>, request: Request, wire: Wire) -> Result<(), actix_web::Error> {
+pub(crate) async fn serve(worker: Rc<Worker>, request: Request, wire: Http) -> Result<(), actix_web::Error> {
     if let Err(error) = answer(worker, &request, wire).await {
         tracing::debug!(%error, peer = ?request.peer_addr(), "client left during its handshake");
     }
     Ok(())
 }
 
-async fn answer(worker: Rc<Worker>, request: &Request, mut wire: Wire) -> io::Result<()> {
+async fn answer(worker: Rc<Worker>, request: &Request, mut wire: Http) -> io::Result<()> {
     match accept(&worker, request) {
         Ok((response, start)) => {
             wire.send(Message::Item((response, BodySize::None))).await?;
@@ -91,8 +91,11 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start
         let name = HeaderValue::from_static(encoding.subprotocol());
         handshake.insert_header((header::SEC_WEBSOCKET_PROTOCOL, name));
     }
-    let encoding = encoding.unwrap_or(Encoding::Json);
-    let batch = query.get("batch").is_some_and(|value| value == "1");
+    let wire = Wire {
+        encoding: encoding.unwrap_or(Encoding::Json),
+        batch: query.get("batch").is_some_and(|value| value == "1"),
+        linked: false,
+    };
     let token = bearer(request.headers())
         .or_else(|| query.get("token").map(AsRef::as_ref))
         .filter(|token| !token.is_empty());
@@ -100,11 +103,11 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start
     let id = uuid::Uuid::now_v7().simple().to_string();
     let policy = worker.policy.clone();
     let session = match worker.auth.identify(token, now.utc) {
-        Ok(identity) => Session::new(now, &id, policy, identity, encoding, batch),
+        Ok(identity) => Session::new(now, &id, policy, identity, wire),
         Err(error) => {
             worker.metrics.refused("authentication");
             let code = error.close_code();
-            Session::refused(now, &id, policy, encoding, &error.into(), code)
+            Session::refused(now, &id, policy, wire, &error.into(), code)
         }
     };
     let remote = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
@@ -138,7 +141,7 @@ fn query(text: &str) -> HashMap<Cow<'_, str>, Cow<'_, str>> {
     form_urlencoded::parse(text.as_bytes()).collect()
 }
 
-async fn refuse(wire: &mut Wire, refused: &Refused) -> io::Result<()> {
+async fn refuse(wire: &mut Http, refused: &Refused) -> io::Result<()> {
     let body = Bytes::from(crate::api::error_body(&refused.failure));
     let mut response = Response::new(refused.status);
     response.head_mut().set_connection_type(actix_http::ConnectionType::Close);

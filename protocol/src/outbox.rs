@@ -2,41 +2,52 @@
 //!
 //! Answers and live messages share one queue, so that they keep their order, but are counted apart: too many bytes
 //! of live messages make a slow consumer, too many bytes of answers only stop the reading of further requests.
+//!
+//! Towards a gateway each entry has a note, which leaves before it in one piece with it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::link::Note;
+
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    queue: VecDeque<(Bytes, Kind)>,
+    queue: VecDeque<Entry>,
     answer_bytes: usize,
     live_bytes: usize,
 }
 
+#[derive(Debug)]
+struct Entry {
+    bytes: Bytes,
+    kind: Kind,
+    note: Option<Box<Note>>,
+}
+
+/// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// An answer or a control frame.
     Answer,
+    /// Live messages.
     Live,
 }
 
 impl Outbox {
-    /// Queues an answer or a control frame.
-    pub fn push_answer(&mut self, frame: Bytes) {
-        self.answer_bytes += frame.len();
-        self.queue.push_back((frame, Kind::Answer));
-    }
-
-    /// Queues live messages.
-    pub fn push_live(&mut self, frames: Bytes) {
-        self.live_bytes += frames.len();
-        self.queue.push_back((frames, Kind::Live));
+    /// Queues frames.
+    pub fn push(&mut self, bytes: Bytes, kind: Kind, note: Option<Box<Note>>) {
+        match kind {
+            Kind::Answer => self.answer_bytes += bytes.len(),
+            Kind::Live => self.live_bytes += bytes.len(),
+        }
+        self.queue.push_back(Entry { bytes, kind, note });
     }
 
     /// Takes what is to be written next.
-    pub fn pop(&mut self) -> Option<Bytes> {
-        let (bytes, kind) = self.queue.pop_front()?;
+    pub fn pop(&mut self) -> Option<(Bytes, Option<Box<Note>>)> {
+        let Entry { bytes, kind, note } = self.queue.pop_front()?;
         match kind {
             Kind::Answer => self.answer_bytes -= bytes.len(),
             Kind::Live => self.live_bytes -= bytes.len(),
@@ -44,7 +55,7 @@ impl Outbox {
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue.shrink_to(0);
         }
-        Some(bytes)
+        Some((bytes, note))
     }
 
     /// Forgets everything.

@@ -33,14 +33,16 @@ use crate::encode::{self, Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::frame::{self, FrameError, Incoming, Opcode};
 use crate::identity::Identity;
+use crate::link::{self, Change, Note, SlotPosition, ToGateway};
 use crate::message::{ClientMessage, json_from_msgpack};
-use crate::outbox::Outbox;
+use crate::outbox::{Kind, Outbox};
+use crate::position::Position;
 use crate::room::RoomName;
 
 pub use actions::{history_data, history_replay};
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
 use subscription::Subscription;
-pub use types::{Command, Counters, Now, Policy, Presence, Reply, Ticket};
+pub use types::{Command, Counters, Now, Policy, Presence, Reply, Ticket, Wire};
 
 /// A request whose answer waits for others.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ struct Waiting {
     request_id: Box<str>,
     trace_id: Option<Box<str>>,
     purpose: Purpose,
+    number: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -71,8 +74,7 @@ pub struct Session {
     id: Arc<str>,
     policy: Arc<Policy>,
     identity: Identity,
-    encoding: Encoding,
-    batch: bool,
+    wire: Wire,
     connected_utc: u64,
     subscriptions: FxHashMap<RoomName, Subscription>,
     waiting: FxHashMap<Ticket, Waiting>,
@@ -86,22 +88,31 @@ pub struct Session {
     last_heard: u64,
     next_ping: u64,
     round_trip_ms: Option<u64>,
-    closing: Option<CloseCode>,
+    ending: Option<Ending>,
     counters: Counters,
+    next_slot: u32,
+    /// Number of the client's message that is being handled and has no answer yet; always none without a gateway.
+    number: Option<u64>,
+    /// Frames whose head was transmitted.
+    half: Option<Bytes>,
+    /// Rooms that could not be caught up with, by the time of the next attempt.
+    retries: Vec<(u64, RoomName, Position)>,
+}
+
+/// How a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The client is told so.
+    Closed(CloseCode),
+    /// It goes on at another node.
+    Moved,
 }
 
 impl Session {
-    /// A new session, which greets its client with `connected`. `batch` allows arrays of notifications.
+    /// A new session, which greets its client with `connected`.
     #[must_use]
-    pub fn new(
-        now: Now,
-        id: &str,
-        policy: Arc<Policy>,
-        identity: Identity,
-        encoding: Encoding,
-        batch: bool,
-    ) -> Self {
-        let mut session = Self::silent(now, id, policy, identity, encoding, batch);
+    pub fn new(now: Now, id: &str, policy: Arc<Policy>, identity: Identity, wire: Wire) -> Self {
+        let mut session = Self::silent(now, id, policy, identity, wire);
         let data = json!({
             "session_id": id,
             "node_id": session.policy.node_id,
@@ -109,7 +120,8 @@ impl Session {
             "ping_interval_ms": session.policy.ping_interval_ms,
             "max_message_bytes": session.policy.max_message_bytes,
         });
-        session.send(&encode::notice("", "connected", 0, now.utc, &data));
+        let began = session.wire.linked.then(|| Change::Began(Box::new(session.snapshot())));
+        session.send_with(&encode::notice("", "connected", 0, now.utc, &data), began);
         session
     }
 
@@ -119,29 +131,21 @@ impl Session {
         now: Now,
         id: &str,
         policy: Arc<Policy>,
-        encoding: Encoding,
+        wire: Wire,
         failure: &Failure,
         code: CloseCode,
     ) -> Self {
-        let mut session = Self::silent(now, id, policy, Identity::anonymous(), encoding, false);
+        let mut session = Self::silent(now, id, policy, Identity::anonymous(), wire);
         session.reject(now, None, None, failure);
         session.close(code);
         session
     }
 
-    fn silent(
-        now: Now,
-        id: &str,
-        policy: Arc<Policy>,
-        identity: Identity,
-        encoding: Encoding,
-        batch: bool,
-    ) -> Self {
+    fn silent(now: Now, id: &str, policy: Arc<Policy>, identity: Identity, wire: Wire) -> Self {
         Self {
             id: id.into(),
             identity,
-            encoding,
-            batch,
+            wire,
             connected_utc: now.utc,
             subscriptions: FxHashMap::default(),
             waiting: FxHashMap::default(),
@@ -153,21 +157,37 @@ impl Session {
             last_heard: now.mono,
             next_ping: now.mono + policy.ping_interval_ms,
             round_trip_ms: None,
-            closing: None,
+            ending: None,
             counters: Counters::default(),
+            next_slot: 0,
+            number: None,
+            half: None,
+            retries: Vec::new(),
             policy,
         }
     }
 
     // ---- inputs ----
 
+    /// Takes one message that a gateway numbered. It is done with when its answer is, or at once if it has none.
+    pub fn handle_numbered(&mut self, now: Now, number: u64, incoming: &Incoming<'_>) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.number = Some(number);
+        self.handle_incoming(now, incoming);
+        if self.number.is_some() {
+            self.push(Bytes::new(), Kind::Answer, None, None);
+        }
+    }
+
     /// Takes one message of the client.
     pub fn handle_incoming(&mut self, now: Now, incoming: &Incoming<'_>) {
-        if self.closing.is_some() {
+        if self.ending.is_some() {
             return;
         }
         self.last_heard = now.mono;
-        match (incoming, self.encoding) {
+        match (incoming, self.wire.encoding) {
             (Incoming::Text(text), Encoding::Json) => self.handle_json(now, text),
             (Incoming::Binary(bytes), Encoding::Msgpack) => match json_from_msgpack(bytes) {
                 Ok(text) => self.handle_json(now, &text),
@@ -177,7 +197,7 @@ impl Session {
             (Incoming::Ping(payload), _) => {
                 let mut frame = BytesMut::with_capacity(2 + payload.len());
                 frame::put_frame(&mut frame, Opcode::Pong, payload);
-                self.out.push_answer(frame.freeze());
+                self.push(frame.freeze(), Kind::Answer, None, None);
             }
             (Incoming::Pong(payload), _) => {
                 if let Ok(sent) = <[u8; 8]>::try_from(*payload) {
@@ -196,9 +216,10 @@ impl Session {
     /// Takes the answer to a command.
     pub fn handle_reply(&mut self, now: Now, ticket: Ticket, reply: Reply) {
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
-        if self.closing.is_some() {
+        if self.ending.is_some() {
             return;
         }
+        self.number = waiting.number;
         let stamp = Stamp {
             server_time: now.utc,
             // What the session itself asked for answers no request.
@@ -236,11 +257,12 @@ impl Session {
                 self.fail(stamp, &Failure::new(ErrorCode::InternalError, message));
             }
         }
+        self.number = None;
     }
 
     /// Does what time alone calls for: pings, and the ends of dead and expired connections.
     pub fn handle_timeout(&mut self, now: Now) {
-        if self.closing.is_some() {
+        if self.ending.is_some() {
             return;
         }
         if self.identity.expires_at.is_some_and(|at| at <= now.utc) {
@@ -253,7 +275,11 @@ impl Session {
             self.next_ping = now.mono + self.policy.ping_interval_ms;
             let mut frame = BytesMut::with_capacity(10);
             frame::put_frame(&mut frame, Opcode::Ping, &now.mono.to_be_bytes());
-            self.out.push_answer(frame.freeze());
+            self.push(frame.freeze(), Kind::Answer, None, None);
+        }
+        let due: Vec<_> = self.retries.extract_if(.., |(at, ..)| *at <= now.mono).collect();
+        for (_, room, from) in due {
+            self.catch_up_from(room, from);
         }
         while self.held.peek().is_some_and(|Reverse((at, _))| *at <= now.mono) {
             if let Some(Reverse((_, room))) = self.held.pop() {
@@ -266,7 +292,7 @@ impl Session {
 
     /// Ends the connection: what is queued goes out first, then the close frame.
     pub fn close(&mut self, code: CloseCode) {
-        if self.closing.is_some() {
+        if self.ending.is_some() {
             return;
         }
         if code == CloseCode::SlowConsumer {
@@ -276,13 +302,30 @@ impl Session {
         }
         let mut frame = BytesMut::with_capacity(32);
         frame::put_close(&mut frame, code.code(), code.reason());
-        self.out.push_answer(frame.freeze());
-        self.closing = Some(code);
+        self.push(frame.freeze(), Kind::Answer, None, None);
+        if self.wire.linked {
+            self.out.push(ToGateway::Ended.encode(), Kind::Answer, None);
+        }
+        self.end(Ending::Closed(code));
+    }
+
+    /// The session goes on at another node: writes what is queued and does nothing more. Requests without an answer are
+    /// asked again there; conflated messages that wait are read again.
+    pub fn freeze(&mut self) {
+        if self.ending.is_none() {
+            self.out.push(ToGateway::Frozen.encode(), Kind::Answer, None);
+            self.end(Ending::Moved);
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ending = Some(ending);
         self.commands.clear();
         self.waiting.clear();
         self.subscriptions.clear();
         self.due.clear();
         self.held.clear();
+        self.retries.clear();
     }
 
     // ---- outputs ----
@@ -295,9 +338,9 @@ impl Session {
     /// Bytes to be written next: one or more whole frames. What was taken cannot be conflated any more, so take
     /// no more than the connection is ready for.
     pub fn poll_transmit(&mut self, now: Now) -> Option<Bytes> {
-        let bytes = match self.out.pop() {
+        let bytes = match self.half.take() {
             Some(bytes) => bytes,
-            None => self.next_due(now.mono)?,
+            None => self.next_out(now)?,
         };
         self.counters.bytes_out += bytes.len() as u64;
         Some(bytes)
@@ -306,27 +349,43 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, in milliseconds on the monotonic clock.
     #[must_use]
     pub fn poll_timeout(&self, now: Now) -> Option<u64> {
-        if self.closing.is_some() {
+        if self.ending.is_some() {
             return None;
         }
         let alive = self.next_ping.min(self.last_heard + self.policy.ping_timeout_ms);
         let expiry = self.identity.expires_at.map(|at| now.mono + at.saturating_sub(now.utc));
         let held = self.held.peek().map(|Reverse((at, _))| *at);
-        [Some(alive), expiry, held].into_iter().flatten().min()
+        let retry = self.retries.iter().map(|(at, ..)| *at).min();
+        [Some(alive), expiry, held, retry].into_iter().flatten().min()
     }
 
     // ---- getters ----
 
-    /// Why the connection is to be closed, once everything from [`poll_transmit`](Self::poll_transmit) is written.
+    /// The connection is to be closed, once everything from [`poll_transmit`](Self::poll_transmit) is written.
     #[must_use]
-    pub fn closing(&self) -> Option<CloseCode> {
-        self.closing
+    pub fn is_over(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Why it is over, in a short label; `None` while it is not.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        match self.ending? {
+            Ending::Closed(code) => Some(code.reason()),
+            Ending::Moved => Some("moved to another node"),
+        }
+    }
+
+    /// The client's connection is held by a gateway.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.wire.linked
     }
 
     /// False while the client is to be held back: too many of its requests wait, or it does not take its answers.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.closing.is_none()
+        self.ending.is_none()
             && self.waiting.len() < self.policy.max_in_flight
             && self.out.answer_bytes() < self.policy.max_queue_bytes / 4
     }
@@ -340,7 +399,7 @@ impl Session {
     /// How it is spoken to.
     #[must_use]
     pub fn encoding(&self) -> Encoding {
-        self.encoding
+        self.wire.encoding
     }
 
     /// Who it belongs to.
@@ -403,7 +462,37 @@ impl Session {
 
     /// Queues JSON text in the session's encoding.
     fn send(&mut self, json: &[u8]) {
-        self.out.push_answer(encode::frame_json(json, self.encoding));
+        self.send_with(json, None);
+    }
+
+    /// The same, with a change of what another node would need to go on.
+    fn send_with(&mut self, json: &[u8], change: Option<Change>) {
+        self.push(encode::frame_json(json, self.wire.encoding), Kind::Answer, None, change);
+    }
+
+    /// Queues frames. An answer takes the number of the message that is being handled with it.
+    fn push(&mut self, bytes: Bytes, kind: Kind, position: Option<SlotPosition>, change: Option<Change>) {
+        let note = self.wire.linked.then(|| {
+            let done = if kind == Kind::Answer { self.number.take() } else { None };
+            Box::new(Note { done, position, change })
+        });
+        self.out.push(bytes, kind, note);
+    }
+
+    /// The next bytes; of a record its head, while its frames wait in `half`.
+    fn next_out(&mut self, now: Now) -> Option<Bytes> {
+        let (bytes, note) = match self.out.pop() {
+            Some(next) => next,
+            None => {
+                let (bytes, position) = self.next_due(now.mono)?;
+                let note = Note { position: Some(position), ..Note::default() };
+                (bytes, self.wire.linked.then(|| Box::new(note)))
+            }
+        };
+        let Some(note) = note else { return Some(bytes) };
+        let head = link::data_head(&note, bytes.len());
+        self.half = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Some(head)
     }
 
     fn fail(&mut self, stamp: Stamp<'_>, failure: &Failure) {
@@ -415,7 +504,8 @@ impl Session {
         self.fail(Stamp { server_time: now.utc, request_id, trace_id }, failure);
     }
 
-    fn command(&mut self, waiting: Waiting, command: Command) -> Ticket {
+    fn command(&mut self, mut waiting: Waiting, command: Command) -> Ticket {
+        waiting.number = self.number.take();
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.waiting.insert(ticket, waiting);
@@ -430,7 +520,7 @@ impl Session {
     }
 
     /// The next conflated message that may go out at a time in milliseconds on the monotonic clock.
-    fn next_due(&mut self, now: u64) -> Option<Bytes> {
+    fn next_due(&mut self, now: u64) -> Option<(Bytes, SlotPosition)> {
         while let Some(room) = self.due.front() {
             let Some(subscription) = self.subscriptions.get_mut(room) else {
                 self.due.pop_front();
@@ -438,10 +528,11 @@ impl Session {
             };
             match subscription.poll_latest(now) {
                 Next::Send(message, conflated) => {
-                    let frame = message.frame(self.encoding, subscription.fields());
+                    let frame = message.frame(self.wire.encoding, subscription.fields());
+                    let position = subscription.slot_position();
                     // Rooms take turns.
                     self.due.rotate_left(1);
-                    return Some(self.conflated(frame, conflated));
+                    return Some((self.conflated(frame, conflated), position));
                 }
                 Next::Wait(until) => {
                     if let Some(room) = self.due.pop_front() {
@@ -461,14 +552,14 @@ impl Session {
     fn conflated(&mut self, frame: Bytes, replaced: u64) -> Bytes {
         self.counters.notifications_out += 1;
         self.counters.conflated += replaced;
-        if replaced == 0 { frame } else { encode::with_conflated(&frame, self.encoding, replaced) }
+        if replaced == 0 { frame } else { encode::with_conflated(&frame, self.wire.encoding, replaced) }
     }
 
     /// Queues what is pending in the conflation tables, so that a close loses no last value.
     fn flush_due(&mut self) {
         self.due.extend(self.held.drain().map(|Reverse((_, room))| room));
-        while let Some(frame) = self.next_due(u64::MAX) {
-            self.out.push_live(frame);
+        while let Some((frame, position)) = self.next_due(u64::MAX) {
+            self.push(frame, Kind::Live, Some(position), None);
         }
     }
 }

@@ -97,7 +97,7 @@ impl Io {
             // Nobody waits for the socket to become readable: it was not read.
             cx.waker().wake_by_ref();
         }
-        if act.session.closing().is_some() && self.out.chunks.is_empty() {
+        if act.session.is_over() && self.out.chunks.is_empty() {
             return self.finish(act, cx);
         }
         self.time(act, cx)

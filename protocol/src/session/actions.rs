@@ -7,6 +7,7 @@ use crate::close::CloseCode;
 use crate::encode::{self, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::identity::{Identity, Role};
+use crate::link::Change;
 use crate::message::{
     Body, ClientMessage, Fields, History, MAX_HISTORY, Publish, Replay, Subscribe, parameters,
 };
@@ -71,7 +72,11 @@ impl Session {
                 self.command(wait(stamp, Purpose::Authenticate), Command::Authenticate(token));
             }
             "publish" => {
-                let publish = Publish::parse(payload)?;
+                let mut publish = Publish::parse(payload)?;
+                if let Some(number) = self.number {
+                    // It may be asked again at another node, and must not count twice.
+                    publish.message_id.get_or_insert_with(|| format!("~{}.{number}", self.id).into());
+                }
                 if !self.policy.classes.may_publish(&self.identity, &publish.room) {
                     return Err(denied("publish into", &publish.room));
                 }
@@ -122,7 +127,8 @@ impl Session {
             let failure = Failure::new(ErrorCode::SubscriptionFailed, "too many subscriptions");
             return Err(failure.with_details(json!({ "room": room, "max_subscriptions": limit })));
         }
-        let mut subscription = Subscription::new(options);
+        let mut subscription = Subscription::new(options, self.next_slot);
+        self.next_slot += 1;
         let purpose = Purpose::Subscribe { room: room.clone(), respond: true };
         let command = Command::Subscribe { room: room.clone(), replay: options.replay.clone() };
         subscription.await_reply(self.command(wait(stamp, purpose), command));
@@ -131,12 +137,13 @@ impl Session {
     }
 
     fn unsubscribe(&mut self, stamp: Stamp<'_>, room: RoomName) -> Result<(), Failure> {
-        if self.subscriptions.remove(&room).is_none() {
+        let Some(subscription) = self.subscriptions.remove(&room) else {
             let failure = Failure::new(ErrorCode::RoomNotFound, "the session does not follow this room");
             return Err(failure.with_details(json!({ "room": room })));
-        }
+        };
         self.left(&room);
-        self.send(&encode::response(stamp, &json!({ "room": room, "status": "unsubscribed" })));
+        let data = json!({ "room": room, "status": "unsubscribed" });
+        self.send_with(&encode::response(stamp, &data), Some(Change::Left(subscription.slot())));
         self.forget(room);
         Ok(())
     }
@@ -155,7 +162,8 @@ impl Session {
         }
         self.identity = identity;
         let data = json!({ "user_id": self.identity.user_id, "expires_at": self.identity.expires_at });
-        self.send(&encode::response(stamp, &data));
+        let change = Change::Identity(Box::new(self.identity.clone()));
+        self.send_with(&encode::response(stamp, &data), Some(change));
         let classes = &self.policy.classes;
         let lost: Vec<RoomName> = self
             .subscriptions
@@ -164,9 +172,11 @@ impl Session {
             .cloned()
             .collect();
         for room in lost {
-            self.subscriptions.remove(&room);
+            let left = self.subscriptions.remove(&room).map(|left| Change::Left(left.slot()));
             self.left(&room);
-            self.reject(now, None, None, &denied("follow", &room));
+            self.counters.errors += 1;
+            let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
+            self.send_with(&encode::error(stamp, &denied("follow", &room)), left);
             self.forget(room);
         }
     }
@@ -200,6 +210,7 @@ fn wait(stamp: Stamp<'_>, purpose: Purpose) -> Waiting {
         request_id: stamp.request_id.unwrap_or_default().into(),
         trace_id: stamp.trace_id.map(Into::into),
         purpose,
+        number: None,
     }
 }
 

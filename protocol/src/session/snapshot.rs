@@ -11,7 +11,7 @@ use crate::position::Position;
 use crate::room::RoomName;
 
 use super::subscription::Subscription;
-use super::{Now, Policy, Session};
+use super::{Now, Policy, Session, Wire};
 
 /// A session at rest. Requests that were not answered are not in it: the client's side sends them again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub struct Snapshot {
 /// One room that a session follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscriptionSnapshot {
+    /// Names the subscription within its session, also over links.
+    pub slot: u32,
     /// The room.
     pub room: RoomName,
     /// The last message that was sent, or, for `all`, queued: whoever restores the snapshot sees to it that what
@@ -58,8 +60,8 @@ impl Session {
         Snapshot {
             session_id: self.id.to_string(),
             identity: self.identity.clone(),
-            encoding: self.encoding,
-            batch: self.batch,
+            encoding: self.wire.encoding,
+            batch: self.wire.batch,
             connected_at: self.connected_utc,
             subscriptions,
         }
@@ -68,10 +70,12 @@ impl Session {
     /// A session that goes on where the snapshot was taken: it greets nobody, and asks for what came after the
     /// positions in it. A room whose log cannot give that is announced by `resync`.
     #[must_use]
-    pub fn restore(now: Now, policy: Arc<Policy>, snapshot: Snapshot) -> Self {
+    pub fn restore(now: Now, policy: Arc<Policy>, snapshot: Snapshot, linked: bool) -> Self {
         let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions } = snapshot;
-        let mut session = Self::silent(now, &session_id, policy, identity, encoding, batch);
+        let wire = Wire { encoding, batch, linked };
+        let mut session = Self::silent(now, &session_id, policy, identity, wire);
         session.connected_utc = connected_at;
+        session.next_slot = subscriptions.iter().map(|held| held.slot + 1).max().unwrap_or(0);
         for held in subscriptions {
             session.subscriptions.insert(held.room.clone(), Subscription::restored(&held));
             session.catch_up_from(held.room, held.position);

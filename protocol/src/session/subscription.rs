@@ -5,17 +5,23 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::close::CloseCode;
 use crate::conflate::{Latest, Next};
-use crate::encode::{self, Encoding, Stamp};
+use crate::encode::{self, Stamp};
 use crate::error::{ErrorCode, Failure};
+use crate::link::{Change, SlotPosition};
 use crate::message::{Delivery, Fields, History, Replay, Subscribe};
+use crate::outbox::Kind;
 use crate::position::Position;
 use crate::room::RoomName;
 
-use super::{Command, Now, Purpose, Session, SubscriptionSnapshot, Ticket, Waiting, actions};
+use super::{Command, Now, Purpose, Session, SubscriptionSnapshot, Ticket, Waiting, Wire, actions};
+
+/// Milliseconds before a log that could not be read is read again.
+const RETRY_MS: u64 = 500;
 
 /// The state of one subscription.
 #[derive(Debug)]
 pub(super) struct Subscription {
+    slot: u32,
     delivery: Delivery,
     min_interval_ms: u64,
     fields: Option<Fields>,
@@ -54,12 +60,13 @@ impl State {
 }
 
 impl Subscription {
-    pub(super) fn new(options: &Subscribe) -> Self {
+    pub(super) fn new(options: &Subscribe, slot: u32) -> Self {
         let from = match &options.replay {
             Replay::After(position) => Some(position.clone()),
             _ => None,
         };
         Self {
+            slot,
             delivery: options.delivery,
             min_interval_ms: options.min_interval_ms,
             fields: options.fields.clone(),
@@ -72,6 +79,7 @@ impl Subscription {
     pub(super) fn restored(snapshot: &SubscriptionSnapshot) -> Self {
         let from = Some(snapshot.position.clone());
         Self {
+            slot: snapshot.slot,
             delivery: snapshot.delivery,
             min_interval_ms: snapshot.min_interval_ms,
             fields: snapshot.fields.clone(),
@@ -92,6 +100,20 @@ impl Subscription {
             State::Gated { from, .. } => from.as_ref().map_or(0, |position| position.seq),
             State::Live { position, .. } => position.seq,
         }
+    }
+
+    pub(super) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// What was sent last.
+    pub(super) fn slot_position(&self) -> SlotPosition {
+        let (seq, carried) = match &self.state {
+            State::Live { table: Some(table), .. } => (table.sent_seq(), table.carried()),
+            State::Live { position, table: None, .. } => (position.seq, 0),
+            State::Gated { from, .. } => (from.as_ref().map_or(0, |from| from.seq), self.carried),
+        };
+        SlotPosition { slot: self.slot, seq, carried }
     }
 
     pub(super) fn fields(&self) -> Option<&Fields> {
@@ -128,6 +150,7 @@ impl Subscription {
             State::Gated { from, .. } => (from.clone()?, self.carried),
         };
         Some(SubscriptionSnapshot {
+            slot: self.slot,
             room: room.clone(),
             position,
             delivery: self.delivery,
@@ -159,11 +182,11 @@ impl Session {
     /// Takes a notice for the session's user. It stands in the log of a room: a session that follows the room gets it from
     /// there, in order; any other gets it here and now, best effort.
     pub fn handle_notice(&mut self, batch: &Arc<Batch>) {
-        if self.closing.is_some() || self.subscriptions.contains_key(batch.room()) {
+        if self.ending.is_some() || self.subscriptions.contains_key(batch.room()) {
             return;
         }
         self.counters.notifications_out += batch.len() as u64;
-        self.out.push_live(whole(batch, self.encoding, self.batch));
+        self.push(whole(batch, self.wire), Kind::Live, None, None);
         if self.out.live_bytes() > self.policy.max_queue_bytes {
             self.close(CloseCode::SlowConsumer);
         }
@@ -195,6 +218,14 @@ impl Session {
             // Nobody is told twice what a log that lives on under another epoch has kept.
             Ok(history) if !respond => history.unseen_by(from.as_ref()),
             Ok(history) => history,
+            Err(_) if !respond => {
+                // The client was told long ago that it follows the room: that stays so, as soon as the log can be read.
+                let from = from.clone();
+                if let Some(from) = from {
+                    self.retries.push((now.mono + RETRY_MS, room.clone(), from));
+                }
+                return;
+            }
             Err(mut failure) => {
                 self.subscriptions.remove(room);
                 self.forget(room.clone());
@@ -208,8 +239,10 @@ impl Session {
             Some(first) if !respond => first.seq - 1,
             _ => history.position.seq,
         };
+        // From here on the table has it.
+        let carried = std::mem::take(&mut subscription.carried);
         let table = (subscription.delivery == Delivery::Latest)
-            .then(|| Box::new(Latest::new(subscription.min_interval_ms, start, subscription.carried)));
+            .then(|| Box::new(Latest::new(subscription.min_interval_ms, start, carried)));
         let position = Position { epoch: history.position.epoch.clone(), seq: start };
         subscription.state = State::Live { position: position.clone(), table, scheduled: false };
         let recovered = subscription.recover && history.complete;
@@ -218,7 +251,8 @@ impl Session {
             let data = actions::history_data(room, &history, now.utc, Some(recovered), fields.as_ref());
             self.counters.notifications_out += history.messages.len() as u64;
             let json = encode::response_raw(stamp, &data);
-            self.send(&json);
+            let change = self.subscribed_change(room);
+            self.send_with(&json, change);
         } else {
             if !recovered {
                 self.resync(now, room, &position);
@@ -242,8 +276,9 @@ impl Session {
         subscription.recover = true;
         let gated = State::gated(Some(from.clone()));
         let fields = subscription.fields.clone();
+        let slot = subscription.slot;
         if let State::Live { table: Some(table), .. } = std::mem::replace(&mut subscription.state, gated) {
-            self.flush(*table, fields.as_ref());
+            self.flush(slot, *table, fields.as_ref());
         }
         self.left(room);
         self.catch_up_from(room.clone(), from);
@@ -252,7 +287,7 @@ impl Session {
     /// Asks for what came after a position, to be delivered as live messages.
     pub(super) fn catch_up_from(&mut self, room: RoomName, from: Position) {
         let purpose = Purpose::Subscribe { room: room.clone(), respond: false };
-        let waiting = Waiting { request_id: "".into(), trace_id: None, purpose };
+        let waiting = Waiting { request_id: "".into(), trace_id: None, purpose, number: None };
         let command = Command::Subscribe { room: room.clone(), replay: Replay::After(from) };
         let ticket = self.command(waiting, command);
         if let Some(subscription) = self.subscriptions.get_mut(&room) {
@@ -261,12 +296,19 @@ impl Session {
     }
 
     /// Queues all that a conflation table holds.
-    fn flush(&mut self, table: Latest, fields: Option<&Fields>) {
-        for (message, conflated) in table.drain() {
-            let frame = message.frame(self.encoding, fields);
+    fn flush(&mut self, slot: u32, mut table: Latest, fields: Option<&Fields>) {
+        while let Next::Send(message, conflated) = table.poll(u64::MAX) {
+            let frame = message.frame(self.wire.encoding, fields);
             let frame = self.conflated(frame, conflated);
-            self.out.push_live(frame);
+            let position = SlotPosition { slot, seq: table.sent_seq(), carried: table.carried() };
+            self.push(frame, Kind::Live, Some(position), None);
         }
+    }
+
+    /// What a gateway has to know of a subscription.
+    fn subscribed_change(&self, room: &RoomName) -> Option<Change> {
+        let subscription = self.subscriptions.get(room).filter(|_| self.wire.linked)?;
+        Some(Change::Subscribed(Box::new(subscription.snapshot(room)?)))
     }
 
     /// Queues what is new in a batch; tells the client first if something before it is missing.
@@ -285,10 +327,10 @@ impl Session {
             let old = table.as_mut().map(|table| {
                 std::mem::replace(&mut **table, Latest::new(subscription.min_interval_ms, start.seq, 0))
             });
-            let fields = subscription.fields.clone();
+            let (slot, fields) = (subscription.slot, subscription.fields.clone());
             // The last values of the log's old life still go out, before the client hears of the new one.
             if let Some(old) = old {
-                self.flush(old, fields.as_ref());
+                self.flush(slot, old, fields.as_ref());
             }
             self.resync(now, batch.room(), &start);
         }
@@ -310,12 +352,14 @@ impl Session {
             table.bytes()
         } else {
             self.counters.notifications_out += (batch.len() - seen) as u64;
-            match &subscription.fields {
-                None if seen == 0 => self.out.push_live(whole(batch, self.encoding, self.batch)),
-                fields => {
-                    for message in &batch.messages()[seen..] {
-                        self.out.push_live(message.frame(self.encoding, fields.as_ref()));
-                    }
+            let (slot, fields) = (subscription.slot, subscription.fields.clone());
+            let at = |seq| Some(SlotPosition { slot, seq, carried: 0 });
+            if fields.is_none() && seen == 0 {
+                self.push(whole(batch, self.wire), Kind::Live, at(batch.end().seq), None);
+            } else {
+                for message in &batch.messages()[seen..] {
+                    let frame = message.frame(self.wire.encoding, fields.as_ref());
+                    self.push(frame, Kind::Live, at(message.message().seq), None);
                 }
             }
             self.out.live_bytes()
@@ -328,12 +372,20 @@ impl Session {
     /// Tells the client that messages before this position are lost to it.
     fn resync(&mut self, now: Now, room: &RoomName, to: &Position) {
         let json = encode::notice(room.as_str(), "resync", to.seq, now.utc, to);
-        self.out.push_live(encode::frame_json(&json, self.encoding));
+        let change = self.subscribed_change(room).map(|change| match change {
+            Change::Subscribed(held) => Change::Subscribed(Box::new(SubscriptionSnapshot {
+                position: to.clone(),
+                carried: 0,
+                ..*held
+            })),
+            other => other,
+        });
+        self.push(encode::frame_json(&json, self.wire.encoding), Kind::Live, None, change);
     }
 }
 
-fn whole(batch: &Batch, encoding: Encoding, arrays: bool) -> bytes::Bytes {
-    if arrays { batch.array(encoding) } else { batch.joined(encoding) }
+fn whole(batch: &Batch, wire: Wire) -> bytes::Bytes {
+    if wire.batch { batch.array(wire.encoding) } else { batch.joined(wire.encoding) }
 }
 
 fn merged(mut details: serde_json::Value, room: &RoomName) -> serde_json::Value {

@@ -62,7 +62,7 @@ impl Client {
     }
 
     fn with(policy: Policy, identity: Identity) -> Self {
-        let session = Session::new(T0, "s1", Arc::new(policy), identity, Encoding::Json, false);
+        let session = Session::new(T0, "s1", Arc::new(policy), identity, Wire::direct(Encoding::Json));
         let mut client = Self { session, now: T0 };
         assert_eq!(client.read()[0]["event"], "connected");
         client
@@ -208,7 +208,7 @@ fn a_slow_all_subscriber_is_closed_and_a_latest_one_is_not() {
             client.live(&batch_of("x", seq..=seq));
             assert!(client.session.queued_bytes() < 11_000);
         }
-        assert_eq!(client.session.closing(), closed);
+        assert_eq!(client.session.reason(), closed.map(CloseCode::reason));
         let seen = client.read();
         match closed {
             Some(_) => assert_eq!(seen, [4003]),
@@ -302,7 +302,7 @@ fn silence_is_asked_about_and_then_ended() {
     assert_eq!(client.session.round_trip_ms(), Some(40));
     client.session.handle_timeout(at(60_000));
     client.session.handle_timeout(at(90_040));
-    assert_eq!(client.session.closing(), Some(CloseCode::Idle));
+    assert_eq!(client.session.reason(), Some(CloseCode::Idle.reason()));
 }
 
 #[test]
@@ -320,9 +320,9 @@ fn a_token_ends_and_can_be_renewed() {
     assert_eq!(bob[0]["error_code"], "PERMISSION_DENIED");
     renew(&mut client, Identity { expires_at: Some(T0.utc + 9_000), ..identity });
     client.session.handle_timeout(at(5_000));
-    assert_eq!(client.session.closing(), None);
+    assert_eq!(client.session.reason(), None);
     client.session.handle_timeout(at(9_000));
-    assert_eq!(client.session.closing(), Some(CloseCode::TokenExpired));
+    assert_eq!(client.session.reason(), Some(CloseCode::TokenExpired.reason()));
     let seen = client.read();
     assert_eq!((&seen[0]["error_code"], &seen[1]), (&"AUTH_TOKEN_EXPIRED".into(), &4002.into()));
 }
@@ -350,7 +350,7 @@ fn the_wrong_frame_type_closes() {
 #[test]
 fn a_batch_connection_gets_arrays() {
     let mut client = Client::new();
-    client.session.batch = true;
+    client.session.wire.batch = true;
     let ticket = client.subscribe("");
     client.reply(ticket, history("x", 1..=1, true));
     client.read();
@@ -400,7 +400,7 @@ proptest! {
                 4 if start.is_some() => {
                     read(&mut client, &mut start, &mut seen)?;
                     let snapshot = client.session.snapshot();
-                    client.session = Session::restore(T0, client.session.policy.clone(), snapshot);
+                    client.session = Session::restore(T0, client.session.policy.clone(), snapshot, false);
                     ticket = client.session.poll_command().map(|(ticket, _)| ticket);
                 }
                 _ => read(&mut client, &mut start, &mut seen)?,

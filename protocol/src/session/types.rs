@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::encode::Encoding;
 use crate::error::Failure;
 use crate::identity::Identity;
 use crate::message::{History, Publish, Replay};
@@ -15,6 +16,26 @@ pub struct Now {
     pub mono: u64,
     /// UTC milliseconds since the epoch.
     pub utc: u64,
+}
+
+/// How a session is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wire {
+    /// JSON or MessagePack.
+    pub encoding: Encoding,
+    /// Arrays of notifications are allowed.
+    pub batch: bool,
+    /// The client's connection is held by a gateway: what is transmitted are records of [`link`](crate::link), and the
+    /// client's messages are numbered.
+    pub linked: bool,
+}
+
+impl Wire {
+    /// One message a frame, straight to the client.
+    #[must_use]
+    pub fn direct(encoding: Encoding) -> Self {
+        Self { encoding, batch: false, linked: false }
+    }
 }
 
 /// What is the same for all sessions of a node.
