@@ -402,7 +402,10 @@ impl Config {
             (set(&self.postgres.url), "postgres.url is set, but this version has no relational store"),
             (set(&self.tdengine.dsn), "tdengine.dsn is set, but this version has no time-series store"),
             (!self.otlp.endpoint.is_empty(), "otlp.endpoint is set, but this version exports no traces"),
-            (set(&self.cluster.secret), "cluster.secret is set, but this version has no links between processes"),
+            (
+                set(&self.cluster.secret) && self.cluster.secret.expose().len() < 16,
+                "cluster.secret is shorter than 16 bytes: it can be guessed",
+            ),
         ]
         .into_iter()
         .filter_map(|(holds, warning)| holds.then_some(warning))

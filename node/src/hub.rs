@@ -22,7 +22,7 @@ use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::identity::{Identity, Role};
 use tickmesh_protocol::room::RoomName;
-use tickmesh_protocol::session::Presence;
+use tickmesh_protocol::session::{Presence, Session};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fanout::{FanoutHandle, HubIndex};
@@ -72,8 +72,8 @@ pub(crate) enum Request {
     Session(String, oneshot::Sender<Option<SessionInfo>>),
     /// Ends one session; answers whether there is one.
     Disconnect(String, oneshot::Sender<bool>),
-    /// Ends all sessions.
-    CloseAll(CloseCode),
+    /// Ends all sessions but those whose client is at a gateway, which moves them.
+    CloseDirect(CloseCode),
 }
 
 /// Where a hub is asked.
@@ -152,6 +152,8 @@ struct Member {
     id: Arc<str>,
     /// None for those without a token.
     user: Option<Arc<str>>,
+    /// Its client is at a gateway.
+    linked: bool,
     address: Addr<SessionActor>,
     pending: SmallVec<[Arc<Batch>; 1]>,
 }
@@ -212,22 +214,23 @@ impl Hub {
                 let found = inner.by_id(&id).map(|member| member.close(CloseCode::Disconnected));
                 let _ = reply.send(found.is_some());
             }
-            Request::CloseAll(code) => {
+            Request::CloseDirect(code) => {
                 // What came before goes out before.
                 self.shared.metrics.deliveries.inc_by(inner.flush());
-                inner.members.values().for_each(|member| member.close(code));
+                inner.members.values().filter(|member| !member.linked).for_each(|member| member.close(code));
             }
         }
     }
 
     /// Takes in a session.
-    pub(crate) fn enter(&self, id: Arc<str>, who: &Identity, address: Addr<SessionActor>) -> MemberKey {
+    pub(crate) fn enter(&self, session: &Session, address: Addr<SessionActor>) -> MemberKey {
+        let (id, linked) = (session.id().clone(), session.is_linked());
         let mut inner = self.inner.borrow_mut();
         let key = MemberKey(inner.next_key);
         inner.next_key += 1;
         inner.by_id.insert(id.clone(), key);
-        inner.members.insert(key, Member { id, user: None, address, pending: SmallVec::new() });
-        inner.identify(key, who);
+        inner.members.insert(key, Member { id, user: None, linked, address, pending: SmallVec::new() });
+        inner.identify(key, session.identity());
         key
     }
 

@@ -5,6 +5,7 @@
 //!
 //! * [`server`]: listener, upgrade, shutdown · [`session`]: the actor round the protocol's session machine
 //! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
+//! * `link`: sessions whose client is at a gateway
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * [`api`]: the HTTP API · [`auth`], [`limits`]: who and how many may connect · [`metrics`], [`clock`]
 
@@ -15,6 +16,7 @@ pub mod clock;
 pub mod fanout;
 pub mod hub;
 pub mod limits;
+mod link;
 mod load;
 pub mod metrics;
 mod peers;

@@ -118,6 +118,7 @@ impl Node {
             auth,
             connections,
             hubs: senders.clone(),
+            secret: config.cluster.secret.clone(),
             origins: config.server.origins.clone(),
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             max_publish_batch: config.limits.max_publish_batch,
@@ -169,14 +170,14 @@ impl Node {
     }
 
     /// Takes no more connections, tells every client to go elsewhere (1001) after what is queued for it, and returns
-    /// when all are gone or `server.shutdown_timeout_ms` has passed.
+    /// when all are gone or `server.shutdown_timeout_ms` has passed. Sessions of gateways are moved by them meanwhile.
     pub async fn stop(self) {
         self.shared.connections.drain();
         self.shared.metrics.draining.set(1);
         self.shared.peers.report_now().await;
         self.fanout.flush().await;
         for hub in &self.shared.hubs {
-            hub.send(HubRequest::CloseAll(CloseCode::GoingAway)).await;
+            hub.send(HubRequest::CloseDirect(CloseCode::GoingAway)).await;
         }
         let deadline = Instant::now() + self.shutdown_timeout;
         while self.shared.connections.open() > 0 && Instant::now() < deadline {

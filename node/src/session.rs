@@ -19,7 +19,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tickmesh_protocol::close::CloseCode;
-use tickmesh_protocol::frame::Assembler;
+use tickmesh_protocol::link::Records;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Session;
 use tokio::net::TcpStream;
@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     /// What the client sent behind its handshake.
     pub(crate) early: Bytes,
+    /// What a gateway sent behind its request for a session; none for a client's own connection.
+    pub(crate) records: Option<Records>,
 }
 
 /// What operators see of a session.
@@ -101,21 +103,31 @@ impl SessionActor {
     }
 }
 
+impl SessionActor {
+    /// The node wants the session to go: to another node by its gateway, or else its client to connect again.
+    fn leave(&mut self, code: CloseCode) {
+        if self.session.is_linked() {
+            self.session.freeze();
+        } else {
+            self.session.close(code);
+        }
+    }
+}
+
 impl Actor for SessionActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.worker.metrics.sessions.inc();
-        self.key =
-            Some(self.worker.hub.enter(self.session.id().clone(), self.session.identity(), ctx.address()));
+        self.key = Some(self.worker.hub.enter(&self.session, ctx.address()));
         if self.worker.connections.draining() {
             // Let in just before the node began to drain, and not there when the others were told.
-            self.session.close(CloseCode::GoingAway);
+            self.leave(CloseCode::GoingAway);
         }
         match self.connection.take() {
-            Some(Connection { stream, early }) => {
+            Some(connection) => {
                 let limit = self.worker.policy.max_message_bytes;
-                ctx.spawn(Io::new(stream, early, Assembler::new(limit), self.worker.stall_timeout));
+                ctx.spawn(Io::new(connection, limit, self.worker.stall_timeout));
             }
             None => ctx.stop(),
         }

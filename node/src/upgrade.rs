@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 
 use crate::api::bearer;
 use crate::clock;
+use crate::link;
 use crate::session::{Connection, SessionActor};
 use crate::worker::Worker;
 
@@ -55,7 +56,7 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut wire: Http) -> io::Re
         Ok((response, start)) => {
             wire.send(Message::Item((response, BodySize::None))).await?;
             let parts = wire.into_parts();
-            start(Connection { stream: parts.io, early: parts.read_buf.freeze() });
+            start(parts.io, parts.read_buf.freeze());
             Ok(())
         }
         Err(refused) => {
@@ -65,10 +66,11 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut wire: Http) -> io::Re
     }
 }
 
-type Start = Box<dyn FnOnce(Connection)>;
+type Start = Box<dyn FnOnce(TcpStream, Bytes)>;
 
 fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start), Refused> {
-    if request.path() != "/ws" {
+    let is_link = request.path() == "/link" && !worker.secret.expose().is_empty();
+    if request.path() != "/ws" && !is_link {
         let text = "WebSocket connections are taken at /ws";
         return Err(Refused::new(StatusCode::NOT_FOUND, "path", ErrorCode::InvalidParameters, text));
     }
@@ -80,6 +82,17 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start
         };
         Refused::new(status, "handshake", ErrorCode::InvalidParameters, error.to_string())
     })?;
+    if is_link {
+        if !link::is_secret(worker.secret.expose(), bearer(request.headers())) {
+            let text = "links need the cluster's secret";
+            return Err(Refused::new(StatusCode::UNAUTHORIZED, "link", ErrorCode::AuthFailed, text));
+        }
+        let worker = worker.clone();
+        let start: Start = Box::new(move |stream, early| {
+            actix_rt::spawn(link::serve(worker, stream, early));
+        });
+        return Ok((handshake.finish().drop_body(), start));
+    }
     check_origin(&worker.origins, request)?;
     let guard = worker.connections.admit().map_err(|refusal| {
         let text = refusal.to_string();
@@ -112,8 +125,10 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(Response<()>, Start
     };
     let remote = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let worker = worker.clone();
-    let start: Start =
-        Box::new(move |connection| SessionActor::spawn(session, worker, remote, connection, guard));
+    let start: Start = Box::new(move |stream, early| {
+        let connection = Connection { stream, early, records: None };
+        SessionActor::spawn(session, worker, remote, connection, guard);
+    });
     Ok((handshake.finish().drop_body(), start))
 }
 

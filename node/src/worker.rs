@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tickmesh_cluster::broker::{Broker, BrokerError};
+use tickmesh_cluster::config::Secret;
 use tickmesh_cluster::members::LeaseState;
 use tickmesh_cluster::redis::Health;
 use tickmesh_protocol::message::Publish;
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) attendance: Arc<Attendance>,
     /// The connections to Redis, if that is the broker.
     pub(crate) redis: Option<Arc<Health>>,
+    /// Credential of gateways.
+    pub(crate) secret: Secret,
     /// Allowed values of the `Origin` header; empty for any.
     pub(crate) origins: Vec<String>,
     /// How long a client may take nothing though there is something.

@@ -84,7 +84,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Advertise,
         "Where the others reach this process, \"host:port\"; empty for node.listen.",
     ),
-    key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster."),
+    key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster: the credential of links between gateways and nodes. Without it there are none."),
     key(
         "auth.anonymous",
         Kind::Choice(&["none", "subscribe", "full"]),

@@ -11,6 +11,7 @@ use actix::{ActorContext, ActorFuture, Context};
 use bytes::Bytes;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
+use tickmesh_protocol::link::{Records, ToNode};
 use tickmesh_protocol::session::Reply;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::clock;
 
-use super::{SessionActor, WRITE_AHEAD, WriteQueue};
+use super::{Connection, SessionActor, WRITE_AHEAD, WriteQueue};
 
 /// Bytes read at a time: a connection that pipelines keeps others of its thread waiting for this much work.
 const READ: usize = 16 * 1024;
@@ -38,6 +39,8 @@ pub(super) struct Io {
     stream: TcpStream,
     early: Bytes,
     assembler: Assembler,
+    /// Where the client's connection is at a gateway: its messages come in records.
+    records: Option<Records>,
     out: WriteQueue,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires; it may be early, never late.
@@ -46,6 +49,8 @@ pub(super) struct Io {
     /// Since when the socket took nothing though there was something.
     stalled: Option<Instant>,
     phase: Phase,
+    /// What came over the link makes no sense.
+    broken: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,22 +64,20 @@ enum Phase {
 struct Over;
 
 impl Io {
-    pub(super) fn new(
-        stream: TcpStream,
-        early: Bytes,
-        assembler: Assembler,
-        stall_timeout: Duration,
-    ) -> Self {
+    pub(super) fn new(connection: Connection, max_message: usize, stall_timeout: Duration) -> Self {
+        let Connection { stream, early, records } = connection;
         Self {
             stream,
             early,
-            assembler,
+            assembler: Assembler::new(max_message),
+            records,
             out: WriteQueue::default(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: None,
             stall_timeout,
             stalled: None,
             phase: Phase::Open,
+            broken: false,
         }
     }
 
@@ -83,13 +86,16 @@ impl Io {
         if let Phase::Lingering(_) = self.phase {
             return self.linger(cx);
         }
+        if self.broken {
+            return Err(Over);
+        }
         self.read(act, cx)?;
         let held_back = !act.session.wants_input();
         loop {
             run_commands(act, cx);
             self.write(act, cx)?;
             // Answers that were taken may let the client speak again: first with what was read already.
-            if !act.session.wants_input() || !self.assembler.has_rest() || self.feed(act, &mut []) == 0 {
+            if !act.session.wants_input() || !self.has_rest() || self.feed(act, &mut []) == 0 {
                 break;
             }
         }
@@ -103,8 +109,49 @@ impl Io {
         self.time(act, cx)
     }
 
+    fn has_rest(&self) -> bool {
+        self.records.as_ref().map_or(self.assembler.has_rest(), Records::has_rest)
+    }
+
+    /// Gives the session what a gateway sent of its client.
+    fn feed_records(&mut self, act: &mut SessionActor, input: &[u8]) -> usize {
+        let Some(records) = &mut self.records else { return 0 };
+        let now = clock::now();
+        let session = &mut act.session;
+        let (assembler, broken) = (&mut self.assembler, &mut self.broken);
+        let mut messages = 0;
+        let fed = records.feed_node(input, |record| {
+            match record {
+                ToNode::Up(number, frames) => {
+                    let before = messages;
+                    let fed = assembler.feed(frames, |incoming| {
+                        messages += 1;
+                        session.handle_numbered(now, number, &incoming);
+                        true
+                    });
+                    match fed {
+                        Ok(()) => *broken |= messages != before + 1 && !session.is_over(),
+                        Err(error) => session.handle_frame_error(error),
+                    }
+                }
+                ToNode::Freeze => session.freeze(),
+                ToNode::Ping => {}
+                ToNode::Open(_) | ToNode::Attach(_) => *broken = true,
+            }
+            session.wants_input() && !*broken
+        });
+        if let Err(error) = fed {
+            tracing::warn!(session = %session.id(), %error, "a gateway sent no records");
+            self.broken = true;
+        }
+        messages
+    }
+
     /// Gives the session the messages in the input, and says how many there were.
     fn feed(&mut self, act: &mut SessionActor, input: &mut [u8]) -> usize {
+        if self.records.is_some() {
+            return self.feed_records(act, input);
+        }
         let now = clock::now();
         let session = &mut act.session;
         let mut messages = 0;
@@ -120,6 +167,9 @@ impl Io {
     }
 
     fn read(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        if self.records.as_ref().is_some_and(Records::has_rest) {
+            self.feed(act, &mut []);
+        }
         if !self.early.is_empty() {
             let mut early = Vec::from(std::mem::take(&mut self.early));
             self.feed(act, &mut early);
