@@ -18,10 +18,17 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Nodes in this process, with a demo feed and a page that shows it
+    /// A gateway and nodes in this process, with a demo feed and a page that shows it
     Dev(DevArgs),
-    /// One node
+    /// One node; or drains one
     Node(NodeArgs),
+    /// A gateway: holds clients' connections while the nodes behind it change
+    Gateway(ServerArgs),
+    /// Shows a running cluster
+    Cluster {
+        #[command(subcommand)]
+        what: ClusterCommand,
+    },
     /// Measures a running server, and checks what it delivers
     Bench {
         #[command(subcommand)]
@@ -40,7 +47,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DevArgs {
-    /// Address of the first node; the others are on the ports after it
+    /// Address of the gateway; nodes are on any ports
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
     /// How many nodes
@@ -64,7 +71,53 @@ impl Default for DevArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<NodeCommand>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Moves a node's clients elsewhere, and gives it no more
+    Drain {
+        /// Its name in the cluster
+        id: String,
+        #[command(flatten)]
+        via: Via,
+    },
+    /// Gives a drained node clients again
+    Resume {
+        /// Its name in the cluster
+        id: String,
+        #[command(flatten)]
+        via: Via,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Its nodes and gateways, and how they do
+    Status {
+        #[command(flatten)]
+        via: Via,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Via {
+    /// Any node or gateway
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) via: String,
+    /// API key or JWT of an operator
+    #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServerArgs {
     /// Address to listen on
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
@@ -77,6 +130,17 @@ pub(crate) struct NodeArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// The keys that the flags set.
+    pub(crate) fn flags(&self) -> [(&'static str, &'static str, Option<String>); 3] {
+        [
+            ("--listen", "node.listen", self.listen.map(|address| address.to_string())),
+            ("--id", "node.id", self.id.clone()),
+            ("--broker", "broker.url", self.broker.clone()),
+        ]
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,23 +1,29 @@
-//! `tickmesh dev`: nodes in this process, the demo feed, and a page that shows it.
+//! `tickmesh dev`: a gateway and nodes in this process, the demo feed, and a page that shows it.
 
 use std::net::SocketAddr;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use actix_web::{HttpResponse, web};
-use tickmesh_cluster::config::Config;
+use tickmesh_cluster::config::{Config, Secret};
 use tickmesh_cluster::seat::Cluster;
-use tickmesh_node::{Node, StartError};
+use tickmesh_gateway::Gateway;
+use tickmesh_node::Node;
 
 use crate::args::DevArgs;
 use crate::{config, feed, serve};
 
-/// Serves until a signal, then drains. The first node listens where the configuration says, the others beside it.
+/// Serves until a signal, then drains. The gateway listens where the configuration says, the nodes on any ports.
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     let flags = [
         ("--listen", "node.listen", args.listen.map(|address| address.to_string())),
         ("--broker", "broker.url", args.broker.clone()),
     ];
-    let config = &config::load(&Config::dev_defaults(), args.config.as_deref(), flags)?;
+    let mut config = config::load(&Config::dev_defaults(), args.config.as_deref(), flags)?;
+    if config.cluster.secret.expose().is_empty() {
+        // Gateway and nodes are one process: nobody else has to know it.
+        config.cluster.secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
+    }
+    let config = &config;
     serve::prepare(config)?;
     actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
@@ -27,58 +33,38 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             Cluster::Memory { .. } => "dev".to_owned(),
             Cluster::Redis { .. } => format!("dev-{:04x}", rand::random::<u16>()),
         };
-        let mut running = Vec::new();
-        for n in 0..args.nodes {
-            let id = format!("{name}-{}", n + 1);
-            let node = match beside(config, n) {
-                None => Node::start(config, &id, cluster.seat(&id), page)?,
-                Some(beside) => match Node::start(&beside, &id, cluster.seat(&id), page) {
-                    // The port next to the first one is taken: any other will do.
-                    Err(StartError::Listen { .. }) => {
-                        Node::start(&beside_any(config), &id, cluster.seat(&id), page)?
-                    }
-                    started => started?,
-                },
-            };
+        let id = format!("{name}-gateway");
+        let gateway = Gateway::start(config, &id, cluster.seat(&id), page)?;
+        let mut nodes = Vec::new();
+        let inside = inside(config);
+        for n in 1..=args.nodes {
+            let id = format!("{name}-{n}");
+            let node = Node::start(&inside, &id, cluster.seat(&id), |_| {})?;
             node.joined(serve::PATIENCE).await;
-            running.push(node);
+            nodes.push(node);
         }
-        for (n, node) in running.iter().enumerate() {
-            let page = if n == 0 { "  <- open this in a browser" } else { "" };
-            println!("http://{}{page}", node.address());
+        gateway.joined(serve::PATIENCE).await;
+        println!("http://{}  <- open this in a browser", gateway.address());
+        for node in &nodes {
+            println!("http://{}  a node behind it", node.address());
         }
         let feeding = (!args.no_feed).then(|| actix_rt::spawn(feed::demo(cluster.seat("feed").broker)));
         stop.wait().await;
         if let Some(feeding) = feeding {
             feeding.abort();
         }
-        for node in running {
+        gateway.stop().await;
+        for node in nodes {
             node.stop().await;
         }
         Ok(())
     })
 }
 
-/// The configuration of the node that is `n` ports further; `None` for the first.
-fn beside(config: &Config, n: u16) -> Option<Config> {
-    let address = config.node.listen;
-    if n == 0 {
-        return None;
-    }
-    let port = match address.port() {
-        0 => 0,
-        port => port.checked_add(n).unwrap_or(0),
-    };
-    Some(listening(config, SocketAddr::new(address.ip(), port)))
-}
-
-fn beside_any(config: &Config) -> Config {
-    listening(config, SocketAddr::new(config.node.listen.ip(), 0))
-}
-
-fn listening(config: &Config, address: SocketAddr) -> Config {
+/// The configuration of a node behind the gateway: on any port of this machine.
+fn inside(config: &Config) -> Config {
     let mut config = config.clone();
-    config.node.listen = address;
+    config.node.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config
 }
 

@@ -6,7 +6,9 @@ mod args;
 mod config;
 mod dev;
 mod feed;
+mod gateway;
 mod node;
+mod operate;
 mod serve;
 mod token;
 
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Args, Command, DevArgs};
+use args::{Args, Command, DevArgs, NodeArgs};
 use tickmesh_node::StartError;
 
 /// Arguments or a configuration that cannot be used.
@@ -32,7 +34,10 @@ fn main() -> ExitCode {
     };
     let result = match args.command.unwrap_or_else(|| Command::Dev(DevArgs::default())) {
         Command::Dev(args) => dev::run(&args),
-        Command::Node(args) => node::run(&args),
+        Command::Node(NodeArgs { command: Some(command), .. }) => operate::node(&command),
+        Command::Node(args) => node::run(&args.server),
+        Command::Gateway(args) => gateway::run(&args),
+        Command::Cluster { what } => operate::cluster(&what),
         Command::Bench { what } => bench(what),
         Command::Feed(args) => feed::run(&args),
         Command::Token(args) => token::run(&args),
@@ -49,7 +54,9 @@ fn main() -> ExitCode {
 
 /// A key file is read when a node starts, but is as much part of the configuration as what names it.
 fn unusable(error: &anyhow::Error) -> bool {
-    error.is::<config::Unusable>() || matches!(error.downcast_ref(), Some(StartError::Auth(_)))
+    error.is::<config::Unusable>()
+        || matches!(error.downcast_ref(), Some(StartError::Auth(_)))
+        || matches!(error.downcast_ref(), Some(tickmesh_gateway::StartError::NoSecret))
 }
 
 fn bench(what: tickmesh_bench::Command) -> anyhow::Result<()> {

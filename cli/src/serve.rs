@@ -43,10 +43,10 @@ pub(crate) fn cluster(config: &Config) -> Cluster {
     }
 }
 
-/// A name for a node that was given none: unique enough to tell nodes apart in a log.
-pub(crate) fn node_id(config: &Config) -> String {
+/// A name for a process that was given none: unique enough to tell them apart in a log.
+pub(crate) fn id(config: &Config, kind: &str) -> String {
     if config.node.id.is_empty() {
-        format!("node-{:08x}", rand::random::<u32>())
+        format!("{kind}-{:08x}", rand::random::<u32>())
     } else {
         config.node.id.clone()
     }

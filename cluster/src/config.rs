@@ -32,6 +32,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// What processes of one cluster have in common.
     pub cluster: ClusterConfig,
+    /// Gateways.
+    pub gateway: GatewayConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// Bounds of one node.
@@ -119,6 +121,17 @@ pub struct ClusterConfig {
     pub advertise: String,
     /// Shared by the processes of a cluster.
     pub secret: Secret,
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GatewayConfig {
+    /// Links that each worker thread keeps ready for each node.
+    pub warm_links: usize,
+    /// Connections that may move between nodes each second.
+    pub moves_per_second: usize,
+    /// Another process may listen on the same port.
+    pub reuse_port: bool,
 }
 
 /// `[auth]`
@@ -343,6 +356,7 @@ impl Config {
             },
             broker: BrokerConfig { url: BrokerUrl::new("memory"), timeout_ms: 2_000 },
             cluster: ClusterConfig { lease_ms: 5_000, advertise: String::new(), secret: Secret::default() },
+            gateway: GatewayConfig { warm_links: 8, moves_per_second: 500, reuse_port: false },
             auth: AuthConfig {
                 anonymous: Anonymous::None,
                 jwt_algorithm: JwtAlgorithm::Hs256,

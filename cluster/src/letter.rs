@@ -23,6 +23,13 @@ pub struct Letter {
 pub enum Body {
     /// The members changed: look at once.
     Members,
+    /// A node is to take no more sessions, or to take them again.
+    Drain {
+        /// Which.
+        node: String,
+        /// Whether it drains.
+        draining: bool,
+    },
     /// Subscription counts, see [`counts`].
     Counts(counts::Notice),
     /// Whoever is meant sends all its counts again.

@@ -13,10 +13,10 @@ use std::future::{Ready, ready};
 use std::rc::Rc;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
+use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
-use serde_json::json;
+use tickmesh_edge::handshake::{bearer, error_body};
 use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::identity::{Identity, Role};
 
@@ -49,6 +49,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/rooms/{room}/history", web::get().to(rooms::history))
                 .route("/rooms/{room}/presence", web::get().to(rooms::presence))
                 .route("/users/{id}/notify", web::post().to(users::notify))
+                .route("/nodes/{id}/{what}", web::post().to(cluster::drain))
                 .route("/cluster", web::get().to(cluster::cluster))
                 .route("/sessions", web::get().to(sessions::list))
                 .route("/sessions/{id}", web::get().to(sessions::one))
@@ -98,11 +99,6 @@ fn status_of(code: ErrorCode) -> StatusCode {
     }
 }
 
-/// The JSON of an error.
-pub(crate) fn error_body(failure: &Failure) -> String {
-    json!({ "error_code": failure.code, "error_message": failure.message }).to_string()
-}
-
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         self.status
@@ -115,13 +111,6 @@ impl ResponseError for ApiError {
         }
         response.insert_header((header::CONTENT_TYPE, "application/json")).body(error_body(&self.failure))
     }
-}
-
-/// The credential of an `Authorization: Bearer` header (RFC 6750 §2.1).
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, credential) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 
 /// Who calls.

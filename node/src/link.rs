@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::limits::ConnectionGuard;
 use crate::session::{Connection, SessionActor};
 use crate::worker::Worker;
+use tickmesh_edge::limits::ConnectionGuard;
 
 /// Bytes read at a time while the link waits.
 const READ: usize = 4 * 1024;

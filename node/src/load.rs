@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use tickmesh_cluster::members::{Kind, Report};
 
-use crate::limits::Connections;
 use crate::metrics::Metrics;
+use tickmesh_edge::limits::Connections;
 
 /// Makes reports; rates are since the report before.
 pub(crate) struct Load {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::redis::Health;
 
-use crate::limits::Connections;
+use tickmesh_edge::limits::Connections;
 
 /// Label sets of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

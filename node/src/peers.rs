@@ -87,6 +87,16 @@ impl Peers {
         self.roster.members()
     }
 
+    /// Has another node drained, or take sessions again.
+    pub(crate) async fn drain(&self, node: &str, draining: bool) {
+        self.send(To::Member(node), Body::Drain { node: node.to_owned(), draining }).await;
+    }
+
+    /// This node's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Waits until this node has its lease, but no longer than `patience`.
     pub(crate) async fn in_cluster(&self, patience: Duration) {
         self.roster.joined(patience).await;

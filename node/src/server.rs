@@ -12,10 +12,10 @@ use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_confi
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
-use socket2::SockRef;
 use tickmesh_cluster::config::Config;
 use tickmesh_cluster::members::{Members, Roster};
 use tickmesh_cluster::seat::Seat;
+use tickmesh_edge::listen::{bind, tune};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::room::Classes;
 use tickmesh_protocol::session::Policy;
@@ -26,15 +26,13 @@ use tokio::time::Instant;
 use crate::attendance::{self, Attendance};
 use crate::auth::{Auth, AuthSetupError};
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
-use crate::limits::Connections;
 use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::worker::{Shared, Worker};
 use crate::{api, clock, fanout, hub, upgrade};
+use tickmesh_edge::limits::Connections;
 
-/// Bytes that the kernel holds unsent for one connection: what is beyond stays where it can be conflated.
-const NOTSENT_LOWAT: u32 = 64 * 1024;
 /// Largest request line and headers, in bytes, of the HTTP server (a constant of `actix-http`).
 pub const MAX_HEAD_BYTES: usize = 131_072;
 
@@ -81,7 +79,7 @@ impl Node {
         let auth = Auth::new(&config.auth)?;
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
-        let listener = bind(at).map_err(listen)?;
+        let listener = bind(at, false).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
         let workers = match config.node.workers {
@@ -107,7 +105,7 @@ impl Node {
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, move || load.report());
         let peers = Peers::new(id, run, bus, roster);
-        peers::start(peers.clone(), mail, senders.clone(), metrics.clone());
+        peers::start(peers.clone(), mail, senders.clone(), connections.clone(), metrics.clone());
         let attendance = Arc::new(Attendance::default());
         let shared = Arc::new(Shared {
             registry: metrics.registry(connections.clone(), health.clone()),
@@ -199,19 +197,6 @@ impl Node {
     }
 }
 
-/// A listener whose backlog takes a crowd that reconnects at once.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(4_096)?;
-    Ok(socket.into())
-}
-
 fn policy(config: &Config, id: &str) -> Policy {
     Policy {
         node_id: id.to_owned(),
@@ -295,11 +280,4 @@ fn serve_metrics(address: SocketAddr, shared: Arc<Shared>) -> Result<ServerHandl
     let handle = server.handle();
     tokio::spawn(server);
     Ok(handle)
-}
-
-/// Socket options of every connection; a system that lacks one serves without it.
-fn tune(stream: &TcpStream, user_timeout: Duration) {
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_user_timeout(Some(user_timeout));
-    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
 }

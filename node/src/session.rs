@@ -26,8 +26,8 @@ use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::hub::{Close, Deliver, Describe, MemberKey, Notice};
-use crate::limits::ConnectionGuard;
 use crate::worker::Worker;
+use tickmesh_edge::limits::ConnectionGuard;
 
 use effects::Effects;
 use io::Io;

@@ -18,9 +18,9 @@ use tickmesh_protocol::session::{Policy, Presence};
 use crate::attendance::Attendance;
 use crate::auth::Auth;
 use crate::hub::{Hub, HubSender};
-use crate::limits::Connections;
 use crate::metrics::Metrics;
 use crate::peers::{Local, Peers, Question, merged};
+use tickmesh_edge::limits::Connections;
 
 /// What is one per node.
 pub(crate) struct Shared {

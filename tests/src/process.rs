@@ -1,11 +1,11 @@
-//! Real `tickmesh node` processes.
+//! Real `tickmesh node` and `tickmesh gateway` processes.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A running node. It is killed when it is dropped.
+/// A running node or gateway. It is killed when it is dropped.
 pub struct NodeProcess {
     id: String,
     address: SocketAddr,
@@ -19,13 +19,27 @@ impl NodeProcess {
     /// When the binary is not built, or does not start.
     #[must_use]
     pub fn start(id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+        Self::run("node", id, broker, environment)
+    }
+
+    /// Starts a gateway, in the same way.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn gateway(id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+        Self::run("gateway", id, broker, environment)
+    }
+
+    fn run(command: &str, id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
         let logs =
             if std::env::var_os("TICKMESH_TEST_LOGS").is_some() { Stdio::inherit() } else { Stdio::null() };
         let mut child = Command::new(binary())
-            .args(["node", "--listen", "127.0.0.1:0", "--id", id, "--broker", broker])
+            .args([command, "--listen", "127.0.0.1:0", "--id", id, "--broker", broker])
             .env("TICKMESH_AUTH__ANONYMOUS", "full")
             .env("TICKMESH_AUTH__JWT_SECRET", crate::SECRET)
             .env("TICKMESH_CLUSTER__LEASE_MS", "2000")
+            .env("TICKMESH_CLUSTER__SECRET", crate::SECRET)
             .env("TICKMESH_NODE__WORKERS", "2")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -37,7 +51,7 @@ impl NodeProcess {
         let output = child.stdout.take().unwrap_or_else(|| unreachable!("it is piped"));
         let _ = BufReader::new(output).read_line(&mut line);
         let address = line.trim().strip_prefix("http://").and_then(|address| address.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("the node says {line:?}"));
+        let address = address.unwrap_or_else(|| panic!("the {command} says {line:?}"));
         Self { id: id.to_owned(), address, child }
     }
 
@@ -51,6 +65,20 @@ impl NodeProcess {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Sends a signal, such as `-TERM`, `-STOP` or `-CONT`.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{signal} is sent");
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// Ends it with no warning (SIGKILL).

@@ -23,6 +23,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     /// An integer in this range.
     Int(i64, i64),
+    /// true or false.
+    Bool,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// An IP address and port.
@@ -85,6 +87,22 @@ pub(super) const KEYS: &[Key] = &[
         "Where the others reach this process, \"host:port\"; empty for node.listen.",
     ),
     key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster: the credential of links between gateways and nodes. Without it there are none."),
+    key(
+        "gateway.warm_links",
+        Kind::Int(0, 10_000),
+        "Links that each worker thread of a gateway keeps ready for each node, so that a client costs no handshake.",
+    ),
+    key(
+        "gateway.moves_per_second",
+        Kind::Int(1, 100_000),
+        "Connections that a gateway moves each second, from a node that drains or has more than its share.",
+    ),
+    key(
+        "gateway.reuse_port",
+        Kind::Bool,
+        "Whether another process may listen on a gateway's port (SO_REUSEPORT): a new one can start before the old one\n\
+         stops.",
+    ),
     key(
         "auth.anonymous",
         Kind::Choice(&["none", "subscribe", "full"]),
@@ -234,6 +252,7 @@ impl Kind {
     /// to refuse.
     pub(super) fn parse(self, text: &str) -> Value {
         match self {
+            Self::Bool => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Boolean),
             Self::Int(..) => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Integer),
             Self::Origins => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -254,6 +273,7 @@ impl Kind {
     pub(super) fn check(self, value: &Value) -> Result<(), String> {
         let text = value.as_str();
         let good = match self {
+            Self::Bool => value.is_bool(),
             Self::Int(min, max) => value.as_integer().is_some_and(|n| (min..=max).contains(&n)),
             Self::Choice(words) => text.is_some_and(|text| words.contains(&text)),
             Self::Address => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
@@ -296,6 +316,7 @@ impl Kind {
 
     fn allowed(self) -> String {
         match self {
+            Self::Bool => "true or false".into(),
             Self::Int(min, max) => format!("an integer from {min} to {max}"),
             Self::Choice(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")

@@ -8,6 +8,7 @@ use tickmesh_cluster::bus::{Mail, To};
 use tickmesh_cluster::counts::Notice;
 use tickmesh_cluster::letter::{Body, Letter};
 use tickmesh_cluster::members::Change;
+use tickmesh_edge::limits::Connections;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::position::Position;
 use tokio::sync::Semaphore;
@@ -29,9 +30,16 @@ const WHOLE_INTERVAL: Duration = Duration::from_millis(500);
 const ANSWERS: usize = 64;
 
 /// Starts the task; it ends when the mail does.
-pub(crate) fn start(peers: Arc<Peers>, mail: Mail, hubs: Vec<HubSender>, metrics: Arc<Metrics>) {
+pub(crate) fn start(
+    peers: Arc<Peers>,
+    mail: Mail,
+    hubs: Vec<HubSender>,
+    connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
+) {
     let task = Task {
         peers,
+        connections,
         hubs,
         metrics,
         asked: FxHashMap::default(),
@@ -43,6 +51,7 @@ pub(crate) fn start(peers: Arc<Peers>, mail: Mail, hubs: Vec<HubSender>, metrics
 
 struct Task {
     peers: Arc<Peers>,
+    connections: Arc<Connections>,
     hubs: Vec<HubSender>,
     metrics: Arc<Metrics>,
     /// When all counts of a node were asked for last.
@@ -131,6 +140,12 @@ impl Task {
             }
             _ if letter.from == self.peers.id => {}
             Body::Members => self.peers.roster.look(),
+            Body::Drain { node, draining } if node == self.peers.id => {
+                self.connections.set_draining(draining);
+                self.metrics.draining.set(i64::from(draining));
+                self.peers.report_now().await;
+            }
+            Body::Drain { .. } => {}
             Body::Counts(notice) => self.counts(notice).await,
             Body::CountsWanted { of } if of == self.peers.id => self.tell_all().await,
             Body::CountsWanted { .. } => {}

@@ -53,6 +53,11 @@ impl Connections {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Takes no more connections, or takes them again.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+
     /// Whether no more connections are taken.
     #[must_use]
     pub fn draining(&self) -> bool {

@@ -1,0 +1,28 @@
+//! `tickmesh gateway`: holds clients' connections in front of a cluster's nodes.
+
+use tickmesh_cluster::config::Config;
+use tickmesh_gateway::Gateway;
+
+use crate::args::ServerArgs;
+use crate::{config, serve};
+
+/// Serves until a signal, then sends its clients away.
+pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
+    let config = config::load(&Config::node_defaults(), args.config.as_deref(), args.flags())?;
+    if config.broker.url.redis().is_none() {
+        let problem =
+            "a gateway and its nodes are several processes: set broker.url to a Redis that they share";
+        return Err(config::Unusable(problem.into()).into());
+    }
+    serve::prepare(&config)?;
+    actix_rt::System::new().block_on(async {
+        let stop = serve::StopSignals::new()?;
+        let id = serve::id(&config, "gateway");
+        let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), |_| {})?;
+        gateway.joined(serve::PATIENCE).await;
+        println!("http://{}", gateway.address());
+        stop.wait().await;
+        gateway.stop().await;
+        Ok(())
+    })
+}

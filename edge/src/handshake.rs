@@ -1,0 +1,152 @@
+//! From an HTTP upgrade request to what is known of the client, or to the status that refuses it (RFC 6455 §4.2).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
+
+use actix_codec::Framed;
+use actix_http::body::BodySize;
+use actix_http::h1::{Codec, Message};
+use actix_http::header::{self, AUTHORIZATION, HeaderMap, HeaderValue};
+use actix_http::{ConnectionType, HttpMessage, Request, Response, ResponseBuilder, StatusCode, ws};
+use bytes::Bytes;
+use futures_util::SinkExt;
+use serde_json::json;
+use tickmesh_protocol::encode::Encoding;
+use tickmesh_protocol::error::{ErrorCode, Failure};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// A connection that still speaks HTTP.
+pub type Http = Framed<TcpStream, Codec>;
+
+/// A request that gets an HTTP status instead of a WebSocket.
+#[derive(Debug)]
+pub struct Refused {
+    /// The status.
+    pub status: StatusCode,
+    /// A short name, for counting.
+    pub cause: &'static str,
+    /// What the body says.
+    pub failure: Failure,
+}
+
+impl Refused {
+    /// A refusal.
+    #[must_use]
+    pub fn new(status: StatusCode, cause: &'static str, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, cause, failure: Failure::new(code, message) }
+    }
+}
+
+/// What a client wants, and who it says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The first subprotocol of its offer that is known; without any, JSON.
+    pub encoding: Encoding,
+    /// `batch=1`.
+    pub batch: bool,
+    /// From the `Authorization` header, or else the query.
+    pub token: Option<String>,
+}
+
+/// Checks that a request is a WebSocket handshake, and begins the response.
+///
+/// # Errors
+/// With the status that the RFC asks for.
+pub fn websocket(request: &Request) -> Result<ResponseBuilder, Refused> {
+    ws::handshake(request.head()).map_err(|error| {
+        let status = match error {
+            ws::HandshakeError::GetMethodRequired => StatusCode::METHOD_NOT_ALLOWED,
+            ws::HandshakeError::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Refused::new(status, "handshake", ErrorCode::InvalidParameters, error.to_string())
+    })
+}
+
+/// Browsers name the page's origin; other clients send none and are not held to the list.
+///
+/// # Errors
+/// 403 where the origin is not in a list that is not empty.
+pub fn check_origin(allowed: &[String], request: &Request) -> Result<(), Refused> {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+    if allowed.is_empty() || allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes()) {
+        return Ok(());
+    }
+    let text = "this origin is not allowed";
+    Err(Refused::new(StatusCode::FORBIDDEN, "origin", ErrorCode::PermissionDenied, text))
+}
+
+/// Reads what the client wants, and names the chosen subprotocol in the response.
+pub fn hello(request: &Request, response: &mut ResponseBuilder) -> Hello {
+    let encoding = subprotocol(request);
+    if let Some(encoding) = encoding {
+        let name = HeaderValue::from_static(encoding.subprotocol());
+        response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, name));
+    }
+    let query: HashMap<Cow<'_, str>, Cow<'_, str>> =
+        form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect();
+    let token = bearer(request.headers()).or_else(|| query.get("token").map(AsRef::as_ref));
+    Hello {
+        encoding: encoding.unwrap_or(Encoding::Json),
+        batch: query.get("batch").is_some_and(|value| value == "1"),
+        token: token.filter(|token| !token.is_empty()).map(str::to_owned),
+    }
+}
+
+/// The first offered subprotocol that is known (RFC 6455 §4.2.2).
+fn subprotocol(request: &Request) -> Option<Encoding> {
+    request
+        .headers()
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|name| Encoding::from_subprotocol(name.trim()))
+}
+
+/// The credential of an `Authorization: Bearer` header (RFC 6750 §2.1).
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credential) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+}
+
+/// The JSON of an error.
+#[must_use]
+pub fn error_body(failure: &Failure) -> String {
+    json!({ "error_code": failure.code, "error_message": failure.message }).to_string()
+}
+
+/// Answers a refused request, and closes.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn refuse(http: &mut Http, refused: &Refused) -> io::Result<()> {
+    let body = Bytes::from(error_body(&refused.failure));
+    let mut response = Response::new(refused.status);
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if refused.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if refused.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    http.send(Message::Item((response.drop_body(), BodySize::Sized(body.len() as u64)))).await?;
+    http.send(Message::Chunk(Some(body))).await?;
+    http.send(Message::Chunk(None)).await?;
+    http.io_mut().shutdown().await
+}
+
+/// Answers a request that was accepted, and gives its socket, with what the client sent behind the request.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn accept(mut http: Http, mut response: ResponseBuilder) -> io::Result<(TcpStream, Bytes)> {
+    http.send(Message::Item((response.finish().drop_body(), BodySize::None))).await?;
+    let parts = http.into_parts();
+    Ok((parts.io, parts.read_buf.freeze()))
+}

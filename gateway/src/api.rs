@@ -1,0 +1,101 @@
+//! What the gateway answers itself, and what it hands to a node.
+
+use std::time::Duration;
+
+use actix_web::http::header::{self, AUTHORIZATION, CONTENT_TYPE};
+use actix_web::web::{self, Bytes};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+use tickmesh_cluster::members::LeaseState;
+
+use crate::server::Shared;
+
+/// Longest wait for a node's answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Largest answer that is handed on.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// The routes.
+pub(crate) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(healthz))
+        .route("/healthz", web::head().to(healthz))
+        .route("/readyz", web::get().to(readyz))
+        .route("/readyz", web::head().to(readyz))
+        .route("/metrics", web::get().to(metrics))
+        .service(web::scope("/api").default_service(web::to(forward)));
+}
+
+pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
+    let text = format!("there is no {} {}", request.method(), request.path());
+    HttpResponse::NotFound().json(json!({ "error_code": "INVALID_ACTION", "error_message": text }))
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok" }))
+}
+
+/// Takes clients, and has a node for them.
+async fn readyz(gateway: web::Data<Shared>) -> HttpResponse {
+    let reason = if gateway.connections.draining() {
+        Some("draining")
+    } else if gateway.roster.lease() != LeaseState::Held {
+        Some("no lease in the cluster")
+    } else if gateway.nodes.choose(None).is_none() {
+        Some("no node")
+    } else {
+        None
+    };
+    match reason {
+        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "status": reason })),
+        None => HttpResponse::Ok().json(json!({ "status": "ready" })),
+    }
+}
+
+async fn metrics(gateway: web::Data<Shared>) -> HttpResponse {
+    let mut text = String::new();
+    if prometheus_client::encoding::text::encode(&mut text, &gateway.registry).is_err() {
+        return HttpResponse::InternalServerError().finish();
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text)
+}
+
+/// Any node answers for the whole cluster.
+async fn forward(
+    gateway: web::Data<Shared>,
+    client: web::ThinData<awc::Client>,
+    request: HttpRequest,
+    body: Bytes,
+) -> HttpResponse {
+    let unavailable = |text: &str| {
+        HttpResponse::ServiceUnavailable()
+            .json(json!({ "error_code": "SERVICE_UNAVAILABLE", "error_message": text }))
+    };
+    let Some(node) = gateway.nodes.any() else { return unavailable("there is no node") };
+    let url = format!("http://{}{}", node.address, request.uri());
+    let mut forwarded = client.request(request.method().clone(), url).timeout(PATIENCE).no_decompress();
+    for name in [AUTHORIZATION, CONTENT_TYPE] {
+        if let Some(value) = request.headers().get(&name) {
+            forwarded = forwarded.insert_header((name, value.clone()));
+        }
+    }
+    match forwarded.send_body(body).await {
+        Ok(mut answer) => {
+            let mut response = HttpResponse::build(answer.status());
+            for name in [CONTENT_TYPE, header::WWW_AUTHENTICATE, header::RETRY_AFTER] {
+                if let Some(value) = answer.headers().get(&name) {
+                    response.insert_header((name, value.clone()));
+                }
+            }
+            match answer.body().limit(MAX_ANSWER).await {
+                Ok(body) => response.body(body),
+                Err(_) => unavailable("the node's answer was cut off"),
+            }
+        }
+        Err(error) => {
+            tracing::debug!(node = node.id, %error, "a request was not answered");
+            unavailable("the node did not answer; whether it did what was asked is not known")
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! One client: its connection, its relay, and the link to the node that has its session.
+//!
+//! Invariants: a link is listened to only while it has the session; bytes for the client are bounded, and when they are
+//! many the link is not read, so that the backlog stays at the node; a client that takes nothing is closed.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tickmesh_edge::limits::ConnectionGuard;
+use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::frame::put_close;
+use tickmesh_protocol::link::Records;
+use tickmesh_protocol::relay::{Relay, Step};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::nodes::{Node, Placed, State};
+use crate::server::Worker;
+
+/// Bytes that may wait for the client, or for the node.
+const MAX_WAITING: usize = 64 * 1024;
+/// Bytes read at a time.
+const READ: usize = 64 * 1024;
+/// How long a node may take to let go before it counts as lost.
+const FREEZE: Duration = Duration::from_secs(1);
+/// How long a client waits for a node before it is sent away.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Wait between attempts to find a node.
+const RETRY: Duration = Duration::from_millis(20);
+/// How long a closed connection may take to have its last bytes read.
+const LINGER: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// One buffer for all connections of the thread.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+/// A held connection.
+pub(crate) struct Bridge {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) client: TcpStream,
+    pub(crate) relay: Relay,
+    pub(crate) to_client: BytesMut,
+    pub(crate) _guard: ConnectionGuard,
+}
+
+/// A link that is ours.
+struct Link {
+    stream: TcpStream,
+    node: Arc<Node>,
+    _placed: Placed,
+}
+
+/// How the time with a link ended.
+enum End {
+    /// The client is gone.
+    Client,
+    /// The client is to be closed when it has everything.
+    Close,
+    /// The node is lost, or does not want the session.
+    Lost,
+    /// The node let go, or did not in time; this is the next.
+    Moved(Box<Link>),
+}
+
+impl Bridge {
+    /// Serves the client to its end.
+    pub(crate) async fn run(mut self, early: &[u8]) {
+        let mut end = match self.relay.handle_client(early, &mut BytesMut::new()) {
+            Ok(()) => End::Lost,
+            Err(error) => self.close(error.close_code()),
+        };
+        let mut avoid: Option<String> = None;
+        let mut lost_at = None;
+        loop {
+            let link = match end {
+                End::Client => return,
+                End::Close => break,
+                End::Moved(link) => *link,
+                End::Lost => match self.find(avoid.as_deref()).await {
+                    Some(link) => link,
+                    None => {
+                        end = self.close(CloseCode::Overloaded);
+                        continue;
+                    }
+                },
+            };
+            if let Some(at) = lost_at.take() {
+                let pause: Duration = Instant::now() - at;
+                self.worker.metrics.takeovers.inc();
+                self.worker.metrics.pauses.observe(pause.as_secs_f64());
+            }
+            let node = link.node.id.clone();
+            end = self.live(link).await;
+            if matches!(end, End::Lost) {
+                self.relay.detach();
+                avoid = Some(node);
+                lost_at = Some(Instant::now());
+            }
+        }
+        self.finish().await;
+    }
+
+    /// A link to a node that takes sessions, as long as the client may be made to wait for it.
+    async fn find(&self, avoid: Option<&str>) -> Option<Link> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end && !*self.worker.stopping.borrow() {
+            if let Some(link) = self.try_find(avoid).await {
+                return Some(link);
+            }
+            sleep(RETRY).await;
+        }
+        None
+    }
+
+    async fn try_find(&self, avoid: Option<&str>) -> Option<Link> {
+        let node = self.worker.nodes.choose(avoid)?;
+        let placed = node.place();
+        match self.worker.pool.link(&node).await {
+            Ok(stream) => Some(Link { stream, node, _placed: placed }),
+            Err(error) => {
+                tracing::debug!(node = node.id, %error, "no link");
+                None
+            }
+        }
+    }
+
+    fn close(&mut self, code: CloseCode) -> End {
+        put_close(&mut self.to_client, code.code(), code.reason());
+        End::Close
+    }
+
+    /// Hands on in both directions until something ends it.
+    async fn live(&mut self, link: Link) -> End {
+        let Link { stream: node, node: at, _placed } = link;
+        let mut to_node = BytesMut::new();
+        self.relay.attach(&mut to_node);
+        let mut records = Records::default();
+        let mut state = at.state();
+        let mut stopping = self.worker.stopping.clone();
+        let moving = at.moves.clone().acquire_owned();
+        tokio::pin!(moving);
+        let mut target: Option<(Link, Instant)> = None;
+        let mut stalled: Option<Instant> = None;
+        if *state.borrow_and_update() == State::Dead {
+            return End::Lost;
+        }
+        loop {
+            if drain(&self.client, &mut self.to_client, &mut stalled).is_err() {
+                return End::Client;
+            }
+            if drain(&node, &mut to_node, &mut None).is_err() {
+                return lost(target);
+            }
+            let give_up =
+                [target.as_ref().map(|(_, at)| *at), stalled.map(|at| at + self.worker.stall_timeout)];
+            let give_up = give_up.into_iter().flatten().min();
+            let hears_client = self.relay.wants_input() && to_node.len() < MAX_WAITING;
+            tokio::select! {
+                ready = self.client.readable(), if hears_client => {
+                    let Ok(Some(read)) = ready.and_then(|()| receive(&self.client)) else { return End::Client };
+                    if let Err(error) = self.relay.handle_client(&read, &mut to_node) {
+                        return self.close(error.close_code());
+                    }
+                }
+                ready = node.readable(), if self.to_client.len() < MAX_WAITING => {
+                    let Ok(Some(read)) = ready.and_then(|()| receive(&node)) else { return lost(target) };
+                    let (relay, to_client) = (&mut self.relay, &mut self.to_client);
+                    let mut step = Step::Continue;
+                    let fed = records.feed_gateway(&read, |record| {
+                        step = relay.handle_node(record, to_client);
+                        step == Step::Continue
+                    });
+                    if let Err(error) = fed {
+                        tracing::warn!(node = at.id, %error, "a node sent no records");
+                        self.worker.metrics.bad_links.inc();
+                        return lost(target);
+                    }
+                    match step {
+                        Step::Continue => {}
+                        Step::Ended => return End::Close,
+                        Step::Frozen => return lost(target),
+                        Step::Refused(reason) => {
+                            tracing::debug!(node = at.id, reason, "a node refused a session");
+                            sleep(RETRY).await;
+                            return End::Lost;
+                        }
+                    }
+                }
+                _ = self.client.writable(), if !self.to_client.is_empty() => {}
+                _ = node.writable(), if !to_node.is_empty() => {}
+                _ = state.changed() => if *state.borrow_and_update() == State::Dead { return lost(target) },
+                permit = &mut moving, if target.is_none() => {
+                    if let Ok(permit) = permit {
+                        permit.forget();
+                    }
+                    if let Some(link) = self.next(&at).await {
+                        target = Some((link, Instant::now() + FREEZE));
+                        self.relay.freeze(&mut to_node);
+                        self.worker.metrics.moves.inc();
+                    } else {
+                        moving.set(at.moves.clone().acquire_owned());
+                    }
+                }
+                () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
+                    if stalled.is_some_and(|at| at.elapsed() >= self.worker.stall_timeout) {
+                        return End::Client;
+                    }
+                    // What the node still sends is not listened to any more.
+                    return lost(target);
+                }
+                _ = stopping.changed() => {
+                    sleep(self.worker.parting()).await;
+                    return self.close(CloseCode::GoingAway);
+                }
+            }
+        }
+    }
+
+    /// A link to another node than this one.
+    async fn next(&self, than: &Node) -> Option<Link> {
+        if !self.worker.nodes.has_other(&than.id) {
+            return None;
+        }
+        self.try_find(Some(&than.id)).await.filter(|link| link.node.id != than.id)
+    }
+
+    /// Writes what is left, and lets the client read it.
+    async fn finish(mut self) {
+        let last = async {
+            self.client.write_all(&self.to_client).await?;
+            self.client.shutdown().await?;
+            io::Result::Ok(())
+        };
+        if !matches!(timeout(self.worker.stall_timeout, last).await, Ok(Ok(()))) {
+            return;
+        }
+        // Closing a socket with unread bytes would reset it, and the client might lose the close frame.
+        let _ = timeout(LINGER, async {
+            while let Ok(()) = self.client.readable().await {
+                if !matches!(receive(&self.client), Ok(Some(_))) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// The node is left: for the target, if there is one.
+fn lost(target: Option<(Link, Instant)>) -> End {
+    target.map_or(End::Lost, |(link, _)| End::Moved(Box::new(link)))
+}
+
+/// Writes what the socket takes; `stalled` is since when it takes nothing though there is something.
+fn drain(stream: &TcpStream, bytes: &mut BytesMut, stalled: &mut Option<Instant>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(taken) => {
+                bytes.advance(taken);
+                *stalled = None;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                stalled.get_or_insert_with(Instant::now);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if bytes.capacity() > 0 {
+        *bytes = BytesMut::new();
+    }
+    *stalled = None;
+    Ok(())
+}
+
+/// What can be read now, perhaps nothing; `None` at the end.
+fn receive(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
+    SCRATCH.with_borrow_mut(|scratch| match stream.try_read(scratch) {
+        Ok(0) => Ok(None),
+        Ok(read) => Ok(Some(scratch[..read].to_vec())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(Vec::new())),
+        Err(error) => Err(error),
+    })
+}

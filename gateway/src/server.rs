@@ -1,0 +1,269 @@
+//! One gateway: its listener, worker threads and shutdown.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpService, Request};
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::{App, web};
+use prometheus_client::registry::Registry;
+use tickmesh_cluster::bus::{Bus, Mail, To};
+use tickmesh_cluster::config::Config;
+use tickmesh_cluster::letter::{Body, Letter};
+use tickmesh_cluster::members::{Kind, Members, Report, Roster};
+use tickmesh_cluster::seat::Seat;
+use tickmesh_edge::limits::Connections;
+use tickmesh_edge::listen::{bind, tune};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+use crate::nodes::Nodes;
+use crate::pool::Pool;
+use crate::{api, edge};
+
+/// A gateway cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nodes take links only with the cluster's secret.
+    #[error("cluster.secret is not set: nodes take no links without it")]
+    NoSecret,
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+}
+
+/// Adds routes of its own to a gateway's HTTP server.
+pub type Routes = fn(&mut web::ServiceConfig);
+
+/// What is one per gateway.
+pub(crate) struct Shared {
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) roster: Roster,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) metrics: Metrics,
+    pub(crate) registry: Registry,
+    pub(crate) origins: Vec<String>,
+    /// Largest message of a client, in bytes.
+    pub(crate) max_message: usize,
+    /// How long a client may take nothing though there is something.
+    pub(crate) stall_timeout: Duration,
+    /// Becomes true when the gateway is about to stop.
+    pub(crate) stopping: watch::Receiver<bool>,
+    shutdown_timeout: Duration,
+}
+
+impl Shared {
+    /// When a client is sent away after the gateway began to stop: at random, so that not all come to another at once.
+    pub(crate) fn parting(&self) -> Duration {
+        self.shutdown_timeout.mul_f64(rand::random_range(0.0..0.5))
+    }
+}
+
+/// What is one per worker thread.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    pub(crate) pool: Rc<Pool>,
+}
+
+impl Deref for Worker {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// A gateway that serves.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    server: ServerHandle,
+    running: JoinHandle<std::io::Result<()>>,
+    stop: watch::Sender<bool>,
+    members: Arc<dyn Members>,
+    id: String,
+    run: u64,
+}
+
+impl Gateway {
+    /// Starts a gateway on the present actix system. Port 0 takes any free port. `id` names it in the cluster, in which it
+    /// takes the seat.
+    ///
+    /// # Errors
+    /// When there is no secret or the address cannot be used.
+    pub fn start(config: &Config, id: &str, seat: Seat, routes: Routes) -> Result<Self, StartError> {
+        let secret = config.cluster.secret.expose();
+        if secret.is_empty() {
+            return Err(StartError::NoSecret);
+        }
+        let at = config.node.listen;
+        let listen = |error| StartError::Listen { address: at, error };
+        let listener = bind(at, config.gateway.reuse_port).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let workers = match config.node.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+
+        let Seat { members, bus, mail, .. } = seat;
+        let connections = Connections::new(config.limits.max_connections);
+        let run = rand::random::<u64>() >> 11;
+        let report = reporter(id, run, address, connections.clone());
+        let lease = Duration::from_millis(config.cluster.lease_ms);
+        let roster = Roster::start(members.clone(), lease, report);
+        tokio::spawn(read_mail(id.to_owned(), bus, mail, roster.clone()));
+        let nodes = Nodes::start(roster.clone(), secret, config.gateway.moves_per_second);
+        let metrics = Metrics::new();
+        let (stop, stopping) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            nodes,
+            roster,
+            connections,
+            registry: metrics.registry(),
+            metrics,
+            origins: config.server.origins.clone(),
+            max_message: config.limits.max_message_bytes,
+            stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
+            stopping,
+            shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
+        });
+        let server = serve(config, listener, &shared, workers, routes).map_err(listen)?;
+        let handle = server.handle();
+        let running = tokio::spawn(server);
+        tracing::info!(gateway = id, %address, workers, "gateway is ready");
+        let id = id.to_owned();
+        Ok(Self { shared, address, server: handle, running, stop, members, id, run })
+    }
+
+    /// Waits until the gateway has joined its cluster and has a node, but no longer than `patience`.
+    pub async fn joined(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        self.shared.roster.joined(patience).await;
+        while self.shared.nodes.choose(None).is_none() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections that it holds.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.open()
+    }
+
+    /// Takes no more clients, sends those it has away (1001), a few at a time, and returns when all are gone or
+    /// `server.shutdown_timeout_ms` has passed.
+    pub async fn stop(self) {
+        self.shared.connections.drain();
+        self.server.pause().await;
+        let _ = self.stop.send(true);
+        let deadline = Instant::now() + self.shared.shutdown_timeout;
+        while self.shared.connections.open() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.server.stop(false).await;
+        let _ = self.running.await;
+        let _ = self.members.leave(&self.id, self.run).await;
+        tracing::info!(gateway = self.id, "gateway has stopped");
+    }
+}
+
+fn reporter(
+    id: &str,
+    run: u64,
+    address: SocketAddr,
+    connections: Arc<Connections>,
+) -> impl FnMut() -> Report + Send + 'static {
+    let utc = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64);
+    let id = id.to_owned();
+    move || Report {
+        id: id.clone(),
+        kind: Kind::Gateway,
+        run,
+        address: address.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: utc,
+        draining: connections.draining(),
+        connections: connections.open() as u64,
+        cpu_percent: 0.0,
+        memory_bytes: procfs::process::Process::myself()
+            .and_then(|process| process.stat())
+            .map_or(0, |stat| stat.rss * procfs::page_size()),
+        messages_per_s: 0.0,
+    }
+}
+
+/// Of what the others say, a gateway hears that members changed.
+async fn read_mail(id: String, bus: Arc<dyn Bus>, mut mail: Mail, roster: Roster) {
+    let letter = Letter { from: id, body: Body::Members };
+    if let Ok(text) = serde_json::to_string(&letter) {
+        let _ = bus.send(To::Members, &text).await;
+    }
+    while let Some(letter) = mail.recv().await {
+        if let Ok(Letter { body: Body::Members, .. }) = serde_json::from_slice(&letter) {
+            roster.look();
+        }
+    }
+}
+
+fn serve(
+    config: &Config,
+    listener: std::net::TcpListener,
+    shared: &Arc<Shared>,
+    workers: usize,
+    routes: Routes,
+) -> std::io::Result<Server> {
+    let user_timeout = Duration::from_millis(config.server.tcp_user_timeout_ms);
+    let handshake_timeout = Duration::from_millis(config.server.handshake_timeout_ms);
+    let max_body = config.limits.max_http_body_bytes;
+    let warm = config.gateway.warm_links;
+    let shared = shared.clone();
+    // This runs on each worker's own thread.
+    let factory = move || {
+        let pool = Pool::new(shared.nodes.clone(), warm);
+        let worker = Rc::new(Worker { shared: shared.clone(), pool });
+        let app = App::new()
+            .app_data(web::Data::from(shared.clone()))
+            .app_data(web::ThinData(awc::Client::default()))
+            .app_data(web::PayloadConfig::new(max_body))
+            .configure(api::routes)
+            .configure(routes)
+            .default_service(web::to(api::not_found));
+        HttpService::build()
+            .client_request_timeout(handshake_timeout)
+            .client_disconnect_timeout(Duration::from_secs(1))
+            .tcp_nodelay(true)
+            .on_connect_ext(move |stream: &TcpStream, _| tune(stream, user_timeout))
+            .upgrade(fn_service(move |(request, http): (Request, _)| {
+                edge::serve(worker.clone(), request, http)
+            }))
+            .finish(map_config(app.into_factory(), |()| AppConfig::default()))
+            .tcp()
+            .map_err(|error| tracing::debug!(?error, "connection ended"))
+    };
+    Server::build()
+        .workers(workers)
+        .max_concurrent_connections(usize::MAX >> 1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen("gateway", listener, factory)
+        .map(actix_server::ServerBuilder::run)
+}
