@@ -22,16 +22,16 @@ use crate::subscriber::{Shared, Subscriber};
 #[derive(Debug, clap::Args)]
 pub struct FanoutArgs {
     #[command(flatten)]
-    target: TargetArgs,
+    pub(crate) target: TargetArgs,
     /// Subscribers
     #[arg(long, value_name = "N", default_value_t = 1000)]
-    subs: usize,
+    pub(crate) subs: usize,
     /// Rooms that the subscribers are spread over
     #[arg(long, value_name = "N", default_value_t = 1)]
-    rooms: usize,
+    pub(crate) rooms: usize,
     /// Messages per second in each room
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50.0)]
-    rate: f64,
+    pub(crate) rate: f64,
     /// Publish as fast as the slowest subscriber allows
     #[arg(long, conflicts_with = "rate")]
     saturate: bool,
@@ -43,7 +43,7 @@ pub struct FanoutArgs {
     payload: usize,
     /// How long to measure
     #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
-    duration: Duration,
+    pub(crate) duration: Duration,
     /// Load before measuring
     #[arg(long, value_parser = crate::parse_duration, default_value = "1s")]
     warmup: Duration,
@@ -55,7 +55,7 @@ pub struct FanoutArgs {
     max_rate: Option<f64>,
     /// Publishing connections
     #[arg(long, value_name = "N", default_value_t = 1)]
-    publishers: usize,
+    pub(crate) publishers: usize,
     /// Allow the server to put several notifications into a frame
     #[arg(long)]
     batch: bool,
@@ -77,6 +77,37 @@ pub struct FanoutArgs {
     /// How long to wait for the last message; with --no-publish, for all of them (60 s unless given)
     #[arg(long, value_parser = crate::parse_duration)]
     timeout: Option<Duration>,
+    /// Ends the measurement before its time.
+    #[arg(skip)]
+    pub(crate) until: Option<Rc<Cell<bool>>>,
+}
+
+impl Default for FanoutArgs {
+    /// As on a command line that names nothing.
+    fn default() -> Self {
+        Self {
+            target: TargetArgs::at("ws://127.0.0.1:8080".into(), false),
+            subs: 1000,
+            rooms: 1,
+            rate: 50.0,
+            saturate: false,
+            inflight: 64,
+            payload: 150,
+            duration: Duration::from_secs(10),
+            warmup: Duration::from_secs(1),
+            delivery: Delivery::All,
+            max_rate: None,
+            publishers: 1,
+            batch: false,
+            slow: 0,
+            trickle: 0,
+            no_publish: false,
+            room: None,
+            messages: None,
+            timeout: None,
+            until: None,
+        }
+    }
 }
 
 const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -124,6 +155,11 @@ impl Run {
 }
 
 pub(crate) async fn run(args: FanoutArgs) -> anyhow::Result<bool> {
+    run_observed(args, None).await
+}
+
+/// The same; `begun` becomes true when the measurement begins.
+pub(crate) async fn run_observed(args: FanoutArgs, begun: Option<Rc<Cell<bool>>>) -> anyhow::Result<bool> {
     if args.subs == 0 || args.rooms == 0 || args.publishers == 0 || args.inflight == 0 {
         bail!("--subs, --rooms, --publishers and --inflight must be at least 1");
     }
@@ -133,7 +169,7 @@ pub(crate) async fn run(args: FanoutArgs) -> anyhow::Result<bool> {
     let run = subscribe(&args).await?;
     match args.messages {
         Some(messages) if args.no_publish => receive_only(&args, run, messages).await,
-        _ => publish(&args, run).await,
+        _ => publish(&args, run, begun).await,
     }
 }
 
@@ -185,7 +221,7 @@ async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
     Ok(Run { shared, subscribers, server, opener, open_errors, stalled })
 }
 
-async fn publish(args: &FanoutArgs, run: Run) -> anyhow::Result<bool> {
+async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> anyhow::Result<bool> {
     let shared = &run.shared;
     let connections = Rc::new(RefCell::new(Vec::new()));
     let opened = connections.clone();
@@ -217,16 +253,21 @@ async fn publish(args: &FanoutArgs, run: Run) -> anyhow::Result<bool> {
         tokio::task::spawn_local(publisher.run(connection));
     }
 
-    let progress = Progress::start("fanout", args.warmup + args.duration);
+    let endless = args.until.is_some();
+    let progress = Progress::start("fanout", if endless { args.warmup } else { args.warmup + args.duration });
     let mut last = 0;
     let mut status = || {
         let deliveries = shared.deliveries.get();
         format!("{} deliveries/s", (deliveries - std::mem::replace(&mut last, deliveries)) * 10)
     };
-    let alive = || publishing.alive.get() > 0;
+    let ended = || args.until.as_ref().is_some_and(|until| until.get());
+    let alive = || publishing.alive.get() > 0 && !ended();
     progress.sleep_until(Instant::now() + args.warmup, &mut status, alive).await;
     let begin = run.mark();
     shared.measure_from_ns.set(begin.at_ns);
+    if let Some(begun) = begun {
+        begun.set(true);
+    }
     progress.sleep_until(Instant::now() + args.duration, &mut status, alive).await;
     let end = run.mark();
     drop(progress);
@@ -333,6 +374,11 @@ fn delivered(run: &Run, begin: Mark, end: Mark, report: &mut Report) {
     let per_second = deliveries as f64 / elapsed;
     report.number("deliveries_per_s", "deliveries per second", Some(per_second), "/s");
     report.latency("latency_ms", "publish to receive", &run.shared.latency.borrow());
+    let mut worst = Latency::new();
+    for subscriber in &run.subscribers {
+        worst.record_ns(subscriber.borrow().worst_ns);
+    }
+    report.latency("worst_ms", "longest that each subscriber waited", &worst);
     report.cpu(end.cpu.since(begin.cpu), elapsed, deliveries, "delivery");
     report.number("server_rss_kib", "server memory", run.server.rss_kib(), "KiB");
     report.check(deliveries > 0, "no delivery at all");

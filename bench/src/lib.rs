@@ -21,6 +21,7 @@ mod batches;
 mod check;
 mod client;
 mod clock;
+mod disturb;
 mod fanout;
 mod flow;
 mod http;
@@ -38,6 +39,7 @@ mod stalled;
 mod subscriber;
 
 pub use baseline::BaselineArgs;
+pub use disturb::{KillArgs, LoadArgs, RollArgs};
 pub use fanout::FanoutArgs;
 pub use idle::IdleArgs;
 pub use publish::PublishArgs;
@@ -54,6 +56,10 @@ pub enum Command {
     Publish(PublishArgs),
     /// Connections that do nothing: memory per connection, connects per second
     Idle(IdleArgs),
+    /// Starts a cluster, restarts its nodes in turn under load, and checks every message at every client
+    Roll(RollArgs),
+    /// Starts a cluster, kills its nodes at random under load, and checks every message at every client
+    Kill(KillArgs),
     /// Serve the bare minimum, one write per delivery: the floor to compare a server with
     Baseline(BaselineArgs),
 }
@@ -79,6 +85,13 @@ pub struct TargetArgs {
     json: bool,
 }
 
+impl TargetArgs {
+    /// One address, with the defaults for the rest.
+    fn at(url: String, json: bool) -> Self {
+        Self { urls: vec![url], token: None, pids: Vec::new(), concurrency: 64, json }
+    }
+}
+
 /// Runs a measurement to its end on a runtime of its own, and prints the result.
 ///
 /// True if every check held: no error, no message lost, duplicated or out of order. `Baseline` serves until the
@@ -97,6 +110,8 @@ pub fn run(command: Command) -> anyhow::Result<bool> {
         Command::Fanout(args) => runtime.block_on(fanout::run(args)),
         Command::Publish(args) => runtime.block_on(publish::run(args)),
         Command::Idle(args) => runtime.block_on(idle::run(args)),
+        Command::Roll(args) => runtime.block_on(disturb::roll(args)),
+        Command::Kill(args) => runtime.block_on(disturb::kill(args)),
         Command::Baseline(args) => runtime.block_on(baseline::run(args)),
     }
 }
@@ -142,6 +157,8 @@ mod tests {
                 Command::Fanout(args) => fanout::run(args).await,
                 Command::Publish(args) => publish::run(args).await,
                 Command::Idle(args) => idle::run(args).await,
+                Command::Roll(args) => disturb::roll(args).await,
+                Command::Kill(args) => disturb::kill(args).await,
                 Command::Baseline(args) => baseline::run(args).await,
             }
         })

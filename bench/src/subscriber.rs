@@ -128,6 +128,8 @@ pub(crate) struct Subscriber {
     /// What was wrong before the present epoch of the room, or the subscription.
     earlier: Violations,
     pub(crate) closed: Option<Closed>,
+    /// Longest latency of a measured message.
+    pub(crate) worst_ns: u64,
 }
 
 impl Subscriber {
@@ -221,7 +223,9 @@ impl Subscriber {
         }
         match (tick.sent_ns.filter(|_| shared.own_messages), tick.timestamp_ms) {
             (Some(sent_ns), _) if sent_ns >= shared.measure_from_ns.get() => {
-                shared.latency.borrow_mut().record_ns(now.saturating_sub(sent_ns));
+                let latency = now.saturating_sub(sent_ns);
+                self.worst_ns = self.worst_ns.max(latency);
+                shared.latency.borrow_mut().record_ns(latency);
             }
             (None, Some(timestamp_ms)) if !shared.own_messages => {
                 let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;

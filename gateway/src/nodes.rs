@@ -262,7 +262,7 @@ async fn ask(node: &Arc<Node>, mut stream: TcpStream) {
             _ => return,
         }
         // A dead node's socket ends while nothing is asked: that is noticed at once.
-        if !matches!(timeout(PING_INTERVAL, stream.readable()).await, Err(_)) {
+        if timeout(PING_INTERVAL, stream.readable()).await.is_ok() {
             return;
         }
     }

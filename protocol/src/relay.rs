@@ -221,9 +221,7 @@ impl Messages {
                 break;
             }
             let frame = self.partial.split_to(length);
-            if header.opcode.is_control() {
-                sink(frame.freeze());
-            } else if header.fin && self.fragments.is_empty() {
+            if header.opcode.is_control() || (header.fin && self.fragments.is_empty()) {
                 sink(frame.freeze());
             } else {
                 // Heads count as well: a message of countless empty fragments has an end, too.

@@ -180,7 +180,7 @@ impl World {
     }
 
     /// Some bytes arrive at the node.
-    fn to_node(&mut self) {
+    fn node_reads(&mut self) {
         let Some(node) = &mut self.node else { return };
         let count = self.random.random_range(0..=node.to_node.len());
         let bytes = node.to_node.split_to(count);
@@ -282,7 +282,7 @@ impl World {
     }
 
     /// Some bytes arrive at the gateway; true if the node has let go.
-    fn to_gateway(&mut self) -> bool {
+    fn gateway_reads(&mut self) -> bool {
         let Some(node) = &mut self.node else { return false };
         let count = self.random.random_range(0..=node.to_gateway.len());
         let bytes = node.to_gateway.split_to(count);
@@ -326,9 +326,9 @@ impl World {
                 _ => {}
             }
         }
-        self.to_node();
+        self.node_reads();
         self.work();
-        if self.to_gateway() {
+        if self.gateway_reads() {
             self.node = None;
         }
         let frames = self.to_client.split();
