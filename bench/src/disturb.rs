@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -122,7 +123,7 @@ impl Cluster {
             }
         };
         let secret = format!("{:032x}", rand::random::<u128>());
-        let (gateway, address) = spawn("gateway", "gateway", &url, &secret)?;
+        let (gateway, address) = spawn("gateway", "gateway", &url, &secret).await?;
         let (nodes, started) = (Vec::new(), 0);
         let mut cluster =
             Self { redis: url, secret, nodes, _gateway: gateway, address, started, _redis: server };
@@ -135,7 +136,8 @@ impl Cluster {
     /// Starts a node, and waits until the gateway counts on it.
     async fn add(&mut self) -> anyhow::Result<()> {
         self.started += 1;
-        let (node, address) = spawn("node", &format!("node-{}", self.started), &self.redis, &self.secret)?;
+        let (node, address) =
+            spawn("node", &format!("node-{}", self.started), &self.redis, &self.secret).await?;
         self.nodes.push(node);
         ready(address).await?;
         ready(self.address).await
@@ -144,10 +146,8 @@ impl Cluster {
     /// Has a node stop as an operator would, waits until it is gone, and starts another.
     async fn restart(&mut self, at: usize) -> anyhow::Result<()> {
         let mut node = self.nodes.remove(at);
-        let told = Command::new("kill").args(["-TERM", &node.child.id().to_string()]).status()?;
-        if !told.success() {
-            bail!("the node cannot be told to stop");
-        }
+        let pid = i32::try_from(node.child.id()).ok().and_then(Pid::from_raw).context("a process id")?;
+        kill_process(pid, Signal::TERM).context("the node cannot be told to stop")?;
         let end = Instant::now() + PATIENCE;
         while node.child.try_wait()?.is_none() {
             if Instant::now() > end {
@@ -165,8 +165,18 @@ impl Cluster {
     }
 }
 
-/// Starts a process of this program, and reads where it listens.
-fn spawn(kind: &str, id: &str, redis: &str, secret: &str) -> anyhow::Result<(Running, SocketAddr)> {
+/// Starts a process of this program, and reads where it listens. The load goes on meanwhile.
+async fn spawn(
+    kind: &'static str,
+    id: &str,
+    redis: &str,
+    secret: &str,
+) -> anyhow::Result<(Running, SocketAddr)> {
+    let (id, redis, secret) = (id.to_owned(), redis.to_owned(), secret.to_owned());
+    tokio::task::spawn_blocking(move || spawn_now(kind, &id, &redis, &secret)).await.context("starting")?
+}
+
+fn spawn_now(kind: &str, id: &str, redis: &str, secret: &str) -> anyhow::Result<(Running, SocketAddr)> {
     let mut child = Command::new(std::env::current_exe()?)
         .args([kind, "--id", id, "--listen", "127.0.0.1:0", "--broker", redis])
         .env("TICKMESH_AUTH__ANONYMOUS", "full")

@@ -106,7 +106,7 @@ impl Redis {
     /// Letters to the others.
     #[must_use]
     pub fn bus(&self) -> RedisBus {
-        RedisBus { commands: self.commands.clone() }
+        RedisBus::new(self.commands.clone(), self.push.clone())
     }
 
     /// How the connections do.

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,24 +111,12 @@ impl Bridge {
     async fn find(&self, avoid: Option<&str>) -> Option<Link> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end && !*self.worker.stopping.borrow() {
-            if let Some(link) = self.try_find(avoid).await {
+            if let Some(link) = self.worker.link(avoid).await {
                 return Some(link);
             }
             sleep(RETRY).await;
         }
         None
-    }
-
-    async fn try_find(&self, avoid: Option<&str>) -> Option<Link> {
-        let node = self.worker.nodes.choose(avoid)?;
-        let placed = node.place();
-        match self.worker.pool.link(&node).await {
-            Ok(stream) => Some(Link { stream, node, _placed: placed }),
-            Err(error) => {
-                tracing::debug!(node = node.id, %error, "no link");
-                None
-            }
-        }
     }
 
     fn close(&mut self, code: CloseCode) -> End {
@@ -145,6 +134,7 @@ impl Bridge {
         let mut stopping = self.worker.stopping.clone();
         let moving = at.moves.clone().acquire_owned();
         tokio::pin!(moving);
+        let mut preparing: Option<Pin<Box<dyn Future<Output = Option<Link>>>>> = None;
         let mut target: Option<(Link, Instant)> = None;
         let mut stalled: Option<Instant> = None;
         if *state.borrow_and_update() == State::Dead {
@@ -195,11 +185,17 @@ impl Bridge {
                 _ = self.client.writable(), if !self.to_client.is_empty() => {}
                 _ = node.writable(), if !to_node.is_empty() => {}
                 _ = state.changed() => if *state.borrow_and_update() == State::Dead { return lost(target) },
-                permit = &mut moving, if target.is_none() => {
+                permit = &mut moving, if target.is_none() && preparing.is_none() => {
                     if let Ok(permit) = permit {
                         permit.forget();
                     }
-                    if let Some(link) = self.next(&at).await {
+                    // Everything goes on while the next link is made.
+                    let (worker, than) = (self.worker.clone(), at.clone());
+                    preparing = Some(Box::pin(async move { worker.next(&than).await }));
+                }
+                link = ready(&mut preparing), if preparing.is_some() => {
+                    preparing = None;
+                    if let Some(link) = link {
                         target = Some((link, Instant::now() + FREEZE));
                         self.relay.freeze(&mut to_node);
                         self.worker.metrics.moves.inc();
@@ -222,14 +218,6 @@ impl Bridge {
         }
     }
 
-    /// A link to another node than this one.
-    async fn next(&self, than: &Node) -> Option<Link> {
-        if !self.worker.nodes.has_other(&than.id) {
-            return None;
-        }
-        self.try_find(Some(&than.id)).await.filter(|link| link.node.id != than.id)
-    }
-
     /// Writes what is left, and lets the client read it.
     async fn finish(mut self) {
         let last = async {
@@ -249,6 +237,37 @@ impl Bridge {
             }
         })
         .await;
+    }
+}
+
+impl Worker {
+    /// A link to a node that takes sessions.
+    async fn link(&self, avoid: Option<&str>) -> Option<Link> {
+        let node = self.nodes.choose(avoid)?;
+        let placed = node.place();
+        match self.pool.link(&node).await {
+            Ok(stream) => Some(Link { stream, node, _placed: placed }),
+            Err(error) => {
+                tracing::debug!(node = node.id, %error, "no link");
+                None
+            }
+        }
+    }
+
+    /// A link to another node than this one.
+    async fn next(&self, than: &Node) -> Option<Link> {
+        if !self.nodes.has_other(&than.id) {
+            return None;
+        }
+        self.link(Some(&than.id)).await.filter(|link| link.node.id != than.id)
+    }
+}
+
+/// The end of a future that is there.
+async fn ready<T>(future: &mut Option<Pin<Box<dyn Future<Output = T>>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -179,3 +179,89 @@ async fn only_the_secret_opens_a_link() {
         assert_eq!(answer.status, 401, "{answer:?}");
     }
 }
+
+/// A node that joins the cluster and then answers whatever a gateway says with the same bytes.
+async fn liar(server: &RedisServer, id: &str, answer: &'static [u8]) -> tokio::task::JoinHandle<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let report = json!({"id": id, "kind": "node", "run": 1, "address": address, "version": "0", "started_at": 1,
+        "draining": false, "connections": 0, "cpu_percent": 0.0, "memory_bytes": 0, "messages_per_s": 0.0});
+    let key = format!("tm:node:{id}");
+    server.command(&["HSET", &key, "run", "1", "report", &report.to_string()]);
+    server.command(&["HSET", "tm:leases", &key, ""]);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let mut input = [0; 4_096];
+                let _ = stream.read(&mut input).await;
+                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await;
+                while stream.read(&mut input).await.is_ok_and(|read| read > 0) {
+                    // Pings get their answer, so that it is taken for a node; sessions get the lie.
+                    let ping = input[4] == 5;
+                    let said: &[u8] = if ping { &[1, 0, 0, 0, 20] } else { answer };
+                    if stream.write_all(said).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    })
+}
+
+#[tokio::test]
+async fn nodes_that_answer_garbage_are_left() {
+    let cluster = Cluster::start(1).await;
+    let mut lies = Vec::new();
+    for (n, answer) in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        &[255, 255, 255, 255, 16],
+        &[0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 16, 7, 1],
+        &[1, 0, 0, 0, 99],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        lies.push(liar(&cluster.server, &format!("liar{n}"), answer).await);
+    }
+    // The gateway believes in them, and every client gets its session all the same.
+    sleep(Duration::from_millis(2_500)).await;
+    let load = cluster.load().await;
+    sleep(Duration::from_secs(1)).await;
+    nothing_happened(&load.finish().await);
+    let metrics = Sandbox::http(cluster.gateway.address(), "GET", "/metrics", "", "").await.body;
+    let bad = metrics.lines().find(|line| line.starts_with("tickmesh_gateway_bad_links_total"));
+    assert!(bad.is_some_and(|line| !line.ends_with(" 0")), "{bad:?}");
+    lies.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_gateway_that_sends_garbage_harms_only_its_link() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let cluster = Cluster::start(1).await;
+    let mut witness = Client::connect(cluster.gateway.address(), "").await;
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[255; 64],
+        &[1, 0, 0, 0, 4],
+        &[9, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 1, b'{', b'}'],
+    ] {
+        let mut link = tokio::net::TcpStream::connect(cluster.nodes[0].address()).await.expect("connected");
+        let handshake = format!(
+            "GET /link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGlja21lc2gtbGluay0wMQ==\r\nAuthorization: Bearer {}\r\n\r\n",
+            tickmesh_tests::SECRET
+        );
+        link.write_all(handshake.as_bytes()).await.expect("sent");
+        link.write_all(garbage).await.expect("sent");
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), link.read_to_end(&mut answer))
+            .await
+            .expect("the node closes the link")
+            .ok();
+        assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(witness.request("echo", json!(1)).await["data"], 1);
+}

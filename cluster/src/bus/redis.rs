@@ -4,11 +4,19 @@ use async_trait::async_trait;
 
 use super::{Bus, To};
 use crate::broker::BrokerError;
-use crate::redis::Commands;
+use crate::redis::{Commands, Push};
 
 /// Sends letters.
 pub struct RedisBus {
-    pub(crate) commands: Commands,
+    commands: Commands,
+    /// Letters come as long as somebody holds this.
+    _push: Push,
+}
+
+impl RedisBus {
+    pub(crate) fn new(commands: Commands, push: Push) -> Self {
+        Self { commands, _push: push }
+    }
 }
 
 /// The channels on which a member gets letters.

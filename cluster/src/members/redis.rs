@@ -60,6 +60,10 @@ impl RedisMembers {
 #[async_trait]
 impl Members for RedisMembers {
     async fn join(&self, report: &Report, lease: Duration) -> Result<(), LeaseError> {
+        if !self.health.is_up() {
+            // Who is in the cluster gets sessions at once, and has to hear their rooms.
+            return Err(BrokerError::Unavailable("nothing is pushed to this process yet".into()).into());
+        }
         self.take(report, lease, true).await
     }
 

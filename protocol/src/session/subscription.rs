@@ -16,7 +16,7 @@ use crate::room::RoomName;
 use super::{Command, Now, Purpose, Session, SubscriptionSnapshot, Ticket, Waiting, Wire, actions};
 
 /// Milliseconds before a log that could not be read is read again.
-const RETRY_MS: u64 = 500;
+const RETRY_MS: u64 = 200;
 
 /// The state of one subscription.
 #[derive(Debug)]
