@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::metrics::Cause;
 use crate::nodes::{Node, Placed, State};
 use crate::server::Worker;
 
@@ -47,6 +48,8 @@ pub(crate) struct Bridge {
     pub(crate) client: TcpStream,
     pub(crate) relay: Relay,
     pub(crate) to_client: BytesMut,
+    /// Since when no node has the session, and why; until the next one says something.
+    pub(crate) pause: Option<(Instant, Cause)>,
     pub(crate) _guard: ConnectionGuard,
 }
 
@@ -77,7 +80,6 @@ impl Bridge {
             Err(error) => self.close(error.close_code()),
         };
         let mut avoid: Option<String> = None;
-        let mut lost_at = None;
         loop {
             let link = match end {
                 End::Client => return,
@@ -91,17 +93,12 @@ impl Bridge {
                     }
                 },
             };
-            if let Some(at) = lost_at.take() {
-                let pause: Duration = Instant::now() - at;
-                self.worker.metrics.takeovers.inc();
-                self.worker.metrics.pauses.observe(pause.as_secs_f64());
-            }
             let node = link.node.id.clone();
             end = self.live(link).await;
             if matches!(end, End::Lost) {
                 self.relay.detach();
                 avoid = Some(node);
-                lost_at = Some(Instant::now());
+                self.pause.get_or_insert_with(|| (Instant::now(), Cause::Takeover));
             }
         }
         self.finish().await;
@@ -160,6 +157,9 @@ impl Bridge {
                 }
                 ready = node.readable(), if self.to_client.len() < MAX_WAITING => {
                     let Ok(Some(read)) = ready.and_then(|()| receive(&node)) else { return lost(target) };
+                    if target.is_none() && !read.is_empty() && let Some((since, cause)) = self.pause.take() {
+                        self.worker.metrics.paused(cause, since.elapsed());
+                    }
                     let (relay, to_client) = (&mut self.relay, &mut self.to_client);
                     let mut step = Step::Continue;
                     let fed = records.feed_gateway(&read, |record| {
@@ -198,7 +198,7 @@ impl Bridge {
                     if let Some(link) = link {
                         target = Some((link, Instant::now() + FREEZE));
                         self.relay.freeze(&mut to_node);
-                        self.worker.metrics.moves.inc();
+                        self.pause.get_or_insert_with(|| (Instant::now(), Cause::Move));
                     } else {
                         moving.set(at.moves.clone().acquire_owned());
                     }

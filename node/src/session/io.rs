@@ -167,7 +167,7 @@ impl Io {
     }
 
     fn read(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
-        if self.records.as_ref().is_some_and(Records::has_rest) {
+        if act.session.wants_input() && self.records.as_ref().is_some_and(Records::has_rest) {
             self.feed(act, &mut []);
         }
         if !self.early.is_empty() {
