@@ -134,6 +134,7 @@ impl Bridge {
         let mut preparing: Option<Pin<Box<dyn Future<Output = Option<Link>>>>> = None;
         let mut target: Option<(Link, Instant)> = None;
         let mut stalled: Option<Instant> = None;
+        let mut worked = false;
         if *state.borrow_and_update() == State::Dead {
             return End::Lost;
         }
@@ -156,7 +157,12 @@ impl Bridge {
                     }
                 }
                 ready = node.readable(), if self.to_client.len() < MAX_WAITING => {
-                    let Ok(Some(read)) = ready.and_then(|()| receive(&node)) else { return lost(target) };
+                    let Ok(Some(read)) = ready.and_then(|()| receive(&node)) else {
+                        if !worked {
+                            at.failed();
+                        }
+                        return lost(target);
+                    };
                     if target.is_none() && !read.is_empty() && let Some((since, cause)) = self.pause.take() {
                         self.worker.metrics.paused(cause, since.elapsed());
                     }
@@ -169,7 +175,12 @@ impl Bridge {
                     if let Err(error) = fed {
                         tracing::warn!(node = at.id, %error, "a node sent no records");
                         self.worker.metrics.bad_links.inc();
+                        at.failed();
                         return lost(target);
+                    }
+                    if !worked && !read.is_empty() && !matches!(step, Step::Refused(_)) {
+                        worked = true;
+                        at.worked();
                     }
                     match step {
                         Step::Continue => {}
@@ -177,6 +188,7 @@ impl Bridge {
                         Step::Frozen => return lost(target),
                         Step::Refused(reason) => {
                             tracing::debug!(node = at.id, reason, "a node refused a session");
+                            at.failed();
                             sleep(RETRY).await;
                             return End::Lost;
                         }
@@ -249,6 +261,7 @@ impl Worker {
             Ok(stream) => Some(Link { stream, node, _placed: placed }),
             Err(error) => {
                 tracing::debug!(node = node.id, %error, "no link");
+                node.failed();
                 None
             }
         }

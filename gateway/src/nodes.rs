@@ -2,7 +2,7 @@
 //!
 //! Who is there comes from the roster; whether it answers, from a link to each that is asked every second. Invariants:
 //! no session is placed on a node that drains or is silent; connections move at a bounded pace, but from a dead node at
-//! once.
+//! once. A node that answers pings and yet fails sessions is passed over for a while, longer each time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tickmesh_protocol::link::{Records, ToGateway, ToNode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::pool;
 
@@ -29,6 +29,10 @@ const TICK: Duration = Duration::from_millis(20);
 const BALANCE_TICKS: u32 = 25;
 /// A node may have so many connections more than its share, in percent, before some move.
 const SLACK_PERCENT: usize = 5;
+
+/// How long a node that failed a session is passed over; doubled with each that fails, up to the longest.
+const PASS_OVER: Duration = Duration::from_millis(250);
+const LONGEST_PASS_OVER: Duration = Duration::from_secs(30);
 
 /// How a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub(crate) struct Node {
     answers: watch::Sender<bool>,
     /// Connections that are on it.
     links: AtomicUsize,
+    /// Until when it is passed over, and for how long the next time.
+    passed_over: Mutex<Option<(Instant, Duration)>>,
     /// One permit for each connection that is to move away.
     pub(crate) moves: Arc<Semaphore>,
 }
@@ -69,8 +75,30 @@ impl Node {
             draining: watch::channel(report.draining).0,
             answers: watch::channel(false).0,
             links: AtomicUsize::new(0),
+            passed_over: Mutex::new(None),
             moves: Arc::new(Semaphore::new(0)),
         })
+    }
+
+    /// A session could not begin or go on there, though it answers pings.
+    pub(crate) fn failed(&self) {
+        let now = Instant::now();
+        let mut passed_over = self.passed_over.lock();
+        match *passed_over {
+            // Those that failed together count once.
+            Some((until, _)) if until > now => {}
+            Some((_, next)) => *passed_over = Some((now + next, (next * 2).min(LONGEST_PASS_OVER))),
+            None => *passed_over = Some((now + PASS_OVER, PASS_OVER * 2)),
+        }
+    }
+
+    /// A session goes on there.
+    pub(crate) fn worked(&self) {
+        *self.passed_over.lock() = None;
+    }
+
+    fn is_passed_over(&self, now: Instant) -> bool {
+        self.passed_over.lock().is_some_and(|(until, _)| until > now)
     }
 
     /// Follows its state.
@@ -137,9 +165,11 @@ impl Nodes {
     /// there is no other.
     pub(crate) fn choose(&self, not: Option<&str>) -> Option<Arc<Node>> {
         let known = self.known.lock();
+        let now = Instant::now();
         let alive: Vec<_> = known.values().filter(|node| node.is(State::Alive)).collect();
-        let others: Vec<_> = alive.iter().filter(|node| Some(node.id.as_str()) != not).copied().collect();
-        let from = if others.is_empty() { &alive } else { &others };
+        let sound: Vec<_> = alive.iter().filter(|node| !node.is_passed_over(now)).copied().collect();
+        let others: Vec<_> = sound.iter().filter(|node| Some(node.id.as_str()) != not).copied().collect();
+        let from = [&others, &sound, &alive].into_iter().find(|nodes| !nodes.is_empty())?;
         from.sample(&mut rand::rng(), 2).min_by_key(|node| node.links()).map(|node| (*node).clone())
     }
 
@@ -281,6 +311,7 @@ mod tests {
             draining: watch::channel(false).0,
             answers: watch::channel(true).0,
             links: AtomicUsize::new(links),
+            passed_over: Mutex::new(None),
             moves: Arc::new(Semaphore::new(0)),
         };
         Arc::new(node)
@@ -305,6 +336,11 @@ mod tests {
             assert_eq!(nodes.choose(Some("b")).unwrap().id, "a");
         }
         assert!(nodes.has_other("a"));
+        let b = nodes.known.lock()["b"].clone();
+        b.failed();
+        assert_eq!(nodes.choose(None).unwrap().id, "a", "one that failed is passed over");
+        b.worked();
+        assert_eq!(nodes.choose(Some("a")).unwrap().id, "b");
         let alone = self::nodes(&[("a", 5, State::Alive), ("c", 0, State::Draining)]);
         assert_eq!(alone.choose(Some("a")).unwrap().id, "a", "better than none");
         assert!(!alone.has_other("a"));
