@@ -356,7 +356,7 @@ impl Config {
             },
             broker: BrokerConfig { url: BrokerUrl::new("memory"), timeout_ms: 2_000 },
             cluster: ClusterConfig { lease_ms: 5_000, advertise: String::new(), secret: Secret::default() },
-            gateway: GatewayConfig { warm_links: 8, moves_per_second: 500, reuse_port: false },
+            gateway: GatewayConfig { warm_links: 8, moves_per_second: 200, reuse_port: false },
             auth: AuthConfig {
                 anonymous: Anonymous::None,
                 jwt_algorithm: JwtAlgorithm::Hs256,
