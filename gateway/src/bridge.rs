@@ -50,6 +50,8 @@ pub(crate) struct Bridge {
     pub(crate) to_client: BytesMut,
     /// Since when no node has the session, and why; until the next one says something.
     pub(crate) pause: Option<(Instant, Cause)>,
+    /// When the client is sent away, once the gateway stops.
+    pub(crate) parting: Option<Instant>,
     pub(crate) _guard: ConnectionGuard,
 }
 
@@ -145,8 +147,11 @@ impl Bridge {
             if drain(&node, &mut to_node, &mut None).is_err() {
                 return lost(target);
             }
-            let give_up =
-                [target.as_ref().map(|(_, at)| *at), stalled.map(|at| at + self.worker.stall_timeout)];
+            let give_up = [
+                target.as_ref().map(|(_, at)| *at),
+                stalled.map(|at| at + self.worker.stall_timeout),
+                self.parting,
+            ];
             let give_up = give_up.into_iter().flatten().min();
             let hears_client = self.relay.wants_input() && to_node.len() < MAX_WAITING;
             tokio::select! {
@@ -219,12 +224,14 @@ impl Bridge {
                     if stalled.is_some_and(|at| at.elapsed() >= self.worker.stall_timeout) {
                         return End::Client;
                     }
+                    if self.parting.is_some_and(|at| at <= Instant::now()) {
+                        return self.close(CloseCode::GoingAway);
+                    }
                     // What the node still sends is not listened to any more.
                     return lost(target);
                 }
-                _ = stopping.changed() => {
-                    sleep(self.worker.parting()).await;
-                    return self.close(CloseCode::GoingAway);
+                _ = stopping.changed(), if self.parting.is_none() => {
+                    self.parting = Some(Instant::now() + self.worker.parting());
                 }
             }
         }

@@ -38,8 +38,15 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Re
             };
             let relay = Relay::new(open, worker.max_message);
             worker.metrics.connections.inc();
-            let bridge =
-                Bridge { worker, client, relay, to_client: BytesMut::new(), pause: None, _guard: guard };
+            let bridge = Bridge {
+                worker,
+                client,
+                relay,
+                to_client: BytesMut::new(),
+                pause: None,
+                parting: None,
+                _guard: guard,
+            };
             actix_rt::spawn(async move { bridge.run(&early).await });
             Ok(())
         }

@@ -1,12 +1,19 @@
 //! What a gateway counts, in the Prometheus exposition format.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use tickmesh_edge::limits::Connections;
+
+use crate::nodes::Nodes;
 
 /// Why a connection was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,13 +67,34 @@ impl Metrics {
         self.pauses.get_or_create(&Pause { cause }).observe(pause.as_secs_f64());
     }
 
-    pub(crate) fn registry(&self) -> Registry {
+    pub(crate) fn registry(&self, nodes: Arc<Nodes>, connections: Arc<Connections>) -> Registry {
         let mut registry = Registry::with_prefix("tickmesh_gateway");
         registry.register("clients", "Clients taken", self.connections.clone());
         registry.register("connections_refused", "Connections not taken, by cause", self.refused.clone());
         registry.register("bad_links", "Links on which a node sent no records", self.bad_links.clone());
         let text = "How long sessions that moved or were taken over were without a node";
         registry.register_with_unit("pause", text, Unit::Seconds, self.pauses.clone());
+        registry.register_collector(Box::new(Now { nodes, connections }));
         registry
+    }
+}
+
+/// Figures that are read when they are asked for.
+#[derive(Debug)]
+struct Now {
+    nodes: Arc<Nodes>,
+    connections: Arc<Connections>,
+}
+
+impl Collector for Now {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, value) in [
+            ("nodes", "Nodes on which sessions may be placed", self.nodes.alive()),
+            ("connections", "Connections that are held", self.connections.open()),
+        ] {
+            let gauge = ConstGauge::new(value as u64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }

@@ -173,6 +173,11 @@ impl Nodes {
         from.sample(&mut rand::rng(), 2).min_by_key(|node| node.links()).map(|node| (*node).clone())
     }
 
+    /// Nodes on which sessions may be placed.
+    pub(crate) fn alive(&self) -> usize {
+        self.known.lock().values().filter(|node| node.is(State::Alive)).count()
+    }
+
     /// Whether a session could move away from this node.
     pub(crate) fn has_other(&self, than: &str) -> bool {
         self.known.lock().values().any(|node| node.id != than && node.is(State::Alive))

@@ -129,10 +129,10 @@ impl Gateway {
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
+            registry: metrics.registry(nodes.clone(), connections.clone()),
             nodes,
             roster,
             connections,
-            registry: metrics.registry(),
             metrics,
             origins: config.server.origins.clone(),
             max_message: config.limits.max_message_bytes,

@@ -13,6 +13,7 @@
 //! It must not know sockets, actors, brokers or clocks.
 
 mod actions;
+mod output;
 mod snapshot;
 mod subscription;
 #[cfg(test)]
@@ -28,12 +29,11 @@ use rustc_hash::FxHashMap;
 use serde_json::json;
 
 use crate::close::CloseCode;
-use crate::conflate::Next;
 use crate::encode::{self, Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::frame::{self, FrameError, Incoming, Opcode};
 use crate::identity::Identity;
-use crate::link::{self, Change, Note, SlotPosition, ToGateway};
+use crate::link::{Change, ToGateway};
 use crate::message::{ClientMessage, json_from_msgpack};
 use crate::outbox::{Kind, Outbox};
 use crate::position::Position;
@@ -460,50 +460,6 @@ impl Session {
         }
     }
 
-    /// Queues JSON text in the session's encoding.
-    fn send(&mut self, json: &[u8]) {
-        self.send_with(json, None);
-    }
-
-    /// The same, with a change of what another node would need to go on.
-    fn send_with(&mut self, json: &[u8], change: Option<Change>) {
-        self.push(encode::frame_json(json, self.wire.encoding), Kind::Answer, None, change);
-    }
-
-    /// Queues frames. An answer takes the number of the message that is being handled with it.
-    fn push(&mut self, bytes: Bytes, kind: Kind, position: Option<SlotPosition>, change: Option<Change>) {
-        let note = self.wire.linked.then(|| {
-            let done = if kind == Kind::Answer { self.number.take() } else { None };
-            Box::new(Note { done, position, change })
-        });
-        self.out.push(bytes, kind, note);
-    }
-
-    /// The next bytes; of a record its head, while its frames wait in `half`.
-    fn next_out(&mut self, now: Now) -> Option<Bytes> {
-        let (bytes, note) = match self.out.pop() {
-            Some(next) => next,
-            None => {
-                let (bytes, position) = self.next_due(now.mono)?;
-                let note = Note { position: Some(position), ..Note::default() };
-                (bytes, self.wire.linked.then(|| Box::new(note)))
-            }
-        };
-        let Some(note) = note else { return Some(bytes) };
-        let head = link::data_head(&note, bytes.len());
-        self.half = Some(bytes).filter(|bytes| !bytes.is_empty());
-        Some(head)
-    }
-
-    fn fail(&mut self, stamp: Stamp<'_>, failure: &Failure) {
-        self.counters.errors += 1;
-        self.send(&encode::error(stamp, failure));
-    }
-
-    fn reject(&mut self, now: Now, request_id: Option<&str>, trace_id: Option<&str>, failure: &Failure) {
-        self.fail(Stamp { server_time: now.utc, request_id, trace_id }, failure);
-    }
-
     fn command(&mut self, mut waiting: Waiting, command: Command) -> Ticket {
         waiting.number = self.number.take();
         let ticket = Ticket(self.next_ticket);
@@ -517,49 +473,5 @@ impl Session {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.commands.push_back((ticket, Command::Unsubscribe(room)));
-    }
-
-    /// The next conflated message that may go out at a time in milliseconds on the monotonic clock.
-    fn next_due(&mut self, now: u64) -> Option<(Bytes, SlotPosition)> {
-        while let Some(room) = self.due.front() {
-            let Some(subscription) = self.subscriptions.get_mut(room) else {
-                self.due.pop_front();
-                continue;
-            };
-            match subscription.poll_latest(now) {
-                Next::Send(message, conflated) => {
-                    let frame = message.frame(self.wire.encoding, subscription.fields());
-                    let position = subscription.slot_position();
-                    // Rooms take turns.
-                    self.due.rotate_left(1);
-                    return Some((self.conflated(frame, conflated), position));
-                }
-                Next::Wait(until) => {
-                    if let Some(room) = self.due.pop_front() {
-                        self.held.push(Reverse((until, room)));
-                    }
-                }
-                Next::Empty => {
-                    subscription.set_scheduled(false);
-                    self.due.pop_front();
-                }
-            }
-        }
-        None
-    }
-
-    /// Counts a message of a `latest` subscription, and adds to its frame what it replaced.
-    fn conflated(&mut self, frame: Bytes, replaced: u64) -> Bytes {
-        self.counters.notifications_out += 1;
-        self.counters.conflated += replaced;
-        if replaced == 0 { frame } else { encode::with_conflated(&frame, self.wire.encoding, replaced) }
-    }
-
-    /// Queues what is pending in the conflation tables, so that a close loses no last value.
-    fn flush_due(&mut self) {
-        self.due.extend(self.held.drain().map(|Reverse((_, room))| room));
-        while let Some((frame, position)) = self.next_due(u64::MAX) {
-            self.push(frame, Kind::Live, Some(position), None);
-        }
     }
 }

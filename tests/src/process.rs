@@ -76,9 +76,16 @@ impl NodeProcess {
         assert!(sent.is_ok_and(|status| status.success()), "{signal} is sent");
     }
 
-    /// Whether it has ended.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|status| status.is_some())
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ended(&mut self) {
+        let end = tokio::time::Instant::now() + crate::DEADLINE;
+        while !self.child.try_wait().is_ok_and(|status| status.is_some()) {
+            assert!(tokio::time::Instant::now() < end, "{} does not end", self.id);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     /// Ends it with no warning (SIGKILL).

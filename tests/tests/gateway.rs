@@ -25,17 +25,18 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until the gateway knows all nodes.
+    /// Waits until the gateway would place sessions on all nodes.
     async fn settled(&self) {
+        self.places_sessions_on(self.nodes.len()).await;
+    }
+
+    async fn places_sessions_on(&self, nodes: usize) {
+        let line = format!("tickmesh_gateway_nodes {nodes}");
         eventually("all nodes are known and take sessions", || async {
-            let answer = Sandbox::http(self.gateway.address(), "GET", "/api/v1/cluster", "", "").await;
-            let nodes = serde_json::from_str::<serde_json::Value>(&answer.body).unwrap_or_default();
-            let up = nodes["nodes"].as_array().into_iter().flatten().filter(|node| node["draining"] == false);
-            answer.status == 200 && up.count() == self.nodes.len()
+            let metrics = Sandbox::http(self.gateway.address(), "GET", "/metrics", "", "").await.body;
+            metrics.lines().any(|have| have == line)
         })
         .await;
-        // Each has to answer a ping of the gateway as well.
-        sleep(Duration::from_millis(600)).await;
     }
 
     async fn load(&self) -> Load {
@@ -85,13 +86,7 @@ async fn nodes_are_stopped_and_replaced() {
     let load = cluster.load().await;
     for node in [0, 1, 0] {
         cluster.nodes[node].signal("-TERM");
-        for _ in 0..1_000 {
-            if cluster.nodes[node].has_ended() {
-                break;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-        assert!(cluster.nodes[node].has_ended(), "it leaves when its sessions have moved");
+        cluster.nodes[node].ended().await;
         cluster.replace(node);
         cluster.settled().await;
     }
@@ -159,13 +154,7 @@ async fn a_stopping_gateway_sends_its_clients_away() {
     cluster.gateway.signal("-TERM");
     assert_eq!(client.closed().await, 1001);
     drop(client);
-    for _ in 0..1_500 {
-        if cluster.gateway.has_ended() {
-            return;
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it does not end");
+    cluster.gateway.ended().await;
 }
 
 #[tokio::test]
@@ -226,7 +215,7 @@ async fn nodes_that_answer_garbage_are_left() {
         lies.push(liar(&cluster.server, &format!("liar{n}"), answer).await);
     }
     // The gateway believes in them, and every client gets its session all the same.
-    sleep(Duration::from_millis(2_500)).await;
+    cluster.places_sessions_on(1 + lies.len()).await;
     let load = cluster.load().await;
     sleep(Duration::from_secs(1)).await;
     nothing_happened(&load.finish().await);
