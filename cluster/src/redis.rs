@@ -1,6 +1,6 @@
 //! What everything on Redis shares: addresses, the two connections of a process, and the scripts.
 //!
-//! A process has one connection for commands ([`Commands`]) and one for what is pushed to it ([`Push`]). Each is kept
+//! A process has one connection for commands (`commands`) and one for what is pushed to it (`push`). Each is kept
 //! by a task of its own that builds it anew when it breaks, and proves now and then that it works: the first by a
 //! `PING`, the second by a message that the process publishes to itself.
 //!
