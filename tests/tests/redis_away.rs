@@ -12,13 +12,18 @@ fn times() -> usize {
     size("TICKMESH_TEST_KILLS", 3)
 }
 
+fn subscribers() -> usize {
+    size("TICKMESH_TEST_SUBSCRIBERS", 20)
+}
+
 fn nodes(server: &RedisServer, count: usize) -> Vec<NodeProcess> {
     (1..=count).map(|n| NodeProcess::start(&format!("n{n}"), &server.url(), &[])).collect()
 }
 
 async fn load(nodes: &[NodeProcess]) -> Load {
     let addresses: Vec<_> = nodes.iter().map(NodeProcess::address).collect();
-    Load::start(&addresses, 5, 4, 20, Duration::from_millis(1)).await
+    let rooms = size("TICKMESH_TEST_ROOMS", 5);
+    Load::start(&addresses, rooms, 4, subscribers(), Duration::from_millis(1)).await
 }
 
 /// Waits until every node says that it is ready for clients, or that it is not.
@@ -58,7 +63,7 @@ async fn killed_and_restarted_with_everything_lost() {
     let account = killed_and_restarted(RedisServer::start()).await;
     println!("{account:?}");
     assert!(account.kept > 100 && account.refused > 0, "{account:?}");
-    assert_eq!(account.resyncs, 20 * times() as u64, "every subscriber is told, each time");
+    assert_eq!(account.resyncs, (subscribers() * times()) as u64, "every subscriber is told, each time");
 }
 
 #[tokio::test]
@@ -125,7 +130,7 @@ async fn a_replica_that_lags_takes_over() {
     sleep(Duration::from_millis(300)).await;
     let account = load.finish().await;
     println!("{account:?}");
-    assert!(account.resyncs >= 20, "every subscriber is told: {account:?}");
+    assert!(account.resyncs >= subscribers() as u64, "every subscriber is told: {account:?}");
     drop(promoted);
 }
 
