@@ -23,6 +23,8 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         // Gateway and nodes are one process: nobody else has to know it.
         config.cluster.secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
     }
+    // They are reached within this process, whatever is configured for others.
+    config.cluster.tls_ca = None;
     let config = &config;
     serve::prepare(config)?;
     actix_rt::System::new().block_on(async {
@@ -44,7 +46,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             nodes.push(node);
         }
         gateway.joined(serve::PATIENCE).await;
-        println!("http://{}  <- open this in a browser", gateway.address());
+        println!("{}  <- open this in a browser", serve::url(config, gateway.address()));
         for node in &nodes {
             println!("http://{}  a node behind it", node.address());
         }
@@ -65,6 +67,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
 fn inside(config: &Config) -> Config {
     let mut config = config.clone();
     config.node.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    (config.server.tls_certificate, config.server.tls_key) = (None, None);
     config
 }
 

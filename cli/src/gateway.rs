@@ -20,7 +20,7 @@ pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
         let id = serve::id(&config, "gateway");
         let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), |_| {})?;
         gateway.joined(serve::PATIENCE).await;
-        println!("http://{}", gateway.address());
+        println!("{}", serve::url(&config, gateway.address()));
         stop.wait().await;
         gateway.stop().await;
         Ok(())

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
         let id = serve::id(&config, "node");
         let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), |_| {})?;
         node.joined(serve::PATIENCE).await;
-        println!("http://{}", node.address());
+        println!("{}", serve::url(&config, node.address()));
         stop.wait().await;
         node.stop().await;
         Ok(())

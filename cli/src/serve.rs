@@ -1,6 +1,7 @@
 //! What `dev` and `node` share: logging, the cluster that the configuration names, and the signals.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,12 @@ pub(crate) fn cluster(config: &Config) -> Cluster {
             Cluster::Redis { address, classes, timeout: Duration::from_millis(config.broker.timeout_ms) }
         }
     }
+}
+
+/// Where a process that listens there is reached.
+pub(crate) fn url(config: &Config, address: SocketAddr) -> String {
+    let scheme = if config.server.tls_certificate.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 /// A name for a process that was given none: unique enough to tell them apart in a log.

@@ -10,18 +10,19 @@ mod load;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod values;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize, Serializer};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::room::{Class, default_classes};
 
-use crate::redis::Address;
-
 pub use load::{ConfigError, ConfigErrors, Sources};
+pub use values::{BrokerUrl, Secret};
+use values::{optional_address, optional_path};
 
 /// Everything that can be configured. `tickmesh config default` prints it with its documentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Gateways.
     pub gateway: GatewayConfig,
+    /// Links from gateways to nodes.
+    pub pool: PoolConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// Bounds of one node.
@@ -74,44 +77,6 @@ pub struct BrokerConfig {
     pub timeout_ms: u64,
 }
 
-/// Where the broker is. It may have a password, which is never printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct BrokerUrl(String);
-
-impl BrokerUrl {
-    /// Takes the text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// An address of Redis; `None` for memory.
-    #[must_use]
-    pub fn redis(&self) -> Option<Address> {
-        Address::parse(&self.0).ok()
-    }
-
-    fn shown(&self) -> String {
-        match self.0.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
-            Some((scheme, Some((_, hosts)))) => format!("{scheme}://***@{hosts}"),
-            _ => self.0.clone(),
-        }
-    }
-}
-
-impl fmt::Debug for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown())
-    }
-}
-
-impl Serialize for BrokerUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.shown())
-    }
-}
-
 /// `[cluster]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClusterConfig {
@@ -121,17 +86,47 @@ pub struct ClusterConfig {
     pub advertise: String,
     /// Shared by the processes of a cluster.
     pub secret: Secret,
+    /// Where this process is; gateways prefer nodes of their own zone.
+    pub zone: String,
+    /// Certificates of those who sign nodes' certificates, in PEM; none where nodes are reached in the clear.
+    #[serde(with = "optional_path")]
+    pub tls_ca: Option<PathBuf>,
 }
 
 /// `[gateway]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GatewayConfig {
-    /// Links that each worker thread keeps ready for each node.
-    pub warm_links: usize,
+    /// Which node a client gets.
+    pub placement: Placement,
+    /// With `placement = "query"`, the query parameter whose value decides.
+    pub placement_key: String,
     /// Connections that may move between nodes each second.
     pub moves_per_second: usize,
     /// Another process may listen on the same port.
     pub reuse_port: bool,
+}
+
+/// Which node a client gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Of two nodes at random the one with less load.
+    LeastLoaded,
+    /// All of a user's connections on the same node, as long as it has room.
+    User,
+    /// All connections with the same value of a query parameter.
+    Query,
+}
+
+/// `[pool]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PoolConfig {
+    /// Links that each worker thread keeps ready for each node, at least.
+    pub min: usize,
+    /// And at most, while many clients come.
+    pub max: usize,
+    /// Milliseconds after which links beyond the least are closed if nobody needed them.
+    pub idle_ms: u64,
 }
 
 /// `[auth]`
@@ -193,6 +188,8 @@ pub enum JwtAlgorithm {
 pub struct LimitsConfig {
     /// Connections of a node; more are answered 503.
     pub max_connections: usize,
+    /// Connections from one address; more are answered 503. 0 for any number.
+    pub max_connections_per_address: usize,
     /// Largest message of a client, in bytes.
     pub max_message_bytes: usize,
     /// Bytes of live messages that may wait for one connection.
@@ -223,6 +220,14 @@ pub struct HeartbeatConfig {
 pub struct ServerConfig {
     /// Allowed `Origin` headers; empty for any.
     pub origins: Vec<String>,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Certificate chain in PEM; none to serve in the clear.
+    #[serde(with = "optional_path")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[serde(with = "optional_path")]
+    pub tls_key: Option<PathBuf>,
     /// Milliseconds that a client may take nothing of what waits for it.
     pub tcp_user_timeout_ms: u64,
     /// Milliseconds in which a request's head has to arrive.
@@ -281,69 +286,6 @@ pub struct OtlpConfig {
     pub endpoint: String,
 }
 
-/// A text that is never printed: not by `Debug`, not in a configuration that is shown.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes the text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for what it is needed for.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"***\"" })
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(if self.0.is_empty() { "" } else { "***" })
-    }
-}
-
-/// TOML has no null: an empty text stands for none.
-mod optional_path {
-    use super::{Deserialize, PathBuf, Serializer};
-
-    #[allow(clippy::ref_option, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&path.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default())
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<PathBuf>, D::Error> {
-        let text = String::deserialize(d)?;
-        Ok((!text.is_empty()).then(|| text.into()))
-    }
-}
-
-/// As `optional_path`.
-mod optional_address {
-    use super::{Deserialize, Serializer, SocketAddr};
-
-    #[allow(clippy::ref_option, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(address: &Option<SocketAddr>, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<SocketAddr>, D::Error> {
-        let text = String::deserialize(d)?;
-        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
-    }
-}
-
 impl Config {
     /// The defaults of a node in a deployment: nobody connects without a token.
     #[must_use]
@@ -355,8 +297,20 @@ impl Config {
                 workers: 0,
             },
             broker: BrokerConfig { url: BrokerUrl::new("memory"), timeout_ms: 2_000 },
-            cluster: ClusterConfig { lease_ms: 5_000, advertise: String::new(), secret: Secret::default() },
-            gateway: GatewayConfig { warm_links: 8, moves_per_second: 200, reuse_port: false },
+            cluster: ClusterConfig {
+                lease_ms: 5_000,
+                advertise: String::new(),
+                secret: Secret::default(),
+                zone: String::new(),
+                tls_ca: None,
+            },
+            gateway: GatewayConfig {
+                placement: Placement::LeastLoaded,
+                placement_key: "key".into(),
+                moves_per_second: 200,
+                reuse_port: false,
+            },
+            pool: PoolConfig { min: 4, max: 64, idle_ms: 30_000 },
             auth: AuthConfig {
                 anonymous: Anonymous::None,
                 jwt_algorithm: JwtAlgorithm::Hs256,
@@ -367,6 +321,7 @@ impl Config {
             },
             limits: LimitsConfig {
                 max_connections: 10_000,
+                max_connections_per_address: 0,
                 max_message_bytes: 64 * 1024,
                 max_queue_bytes: 1024 * 1024,
                 max_subscriptions: 1_000,
@@ -378,6 +333,9 @@ impl Config {
             heartbeat: HeartbeatConfig { ping_interval_ms: 30_000, timeout_ms: 60_000 },
             server: ServerConfig {
                 origins: Vec::new(),
+                trusted_proxies: Vec::new(),
+                tls_certificate: None,
+                tls_key: None,
                 tcp_user_timeout_ms: 10_000,
                 handshake_timeout_ms: 5_000,
                 shutdown_timeout_ms: 10_000,

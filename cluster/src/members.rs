@@ -50,6 +50,13 @@ pub struct Report {
     pub memory_bytes: u64,
     /// Messages handed to sessions each second since the report before.
     pub messages_per_s: f64,
+    /// Where it is; empty if it was not told.
+    #[serde(default)]
+    pub zone: String,
+    /// How long what is ready to run has waited for its turn since the report before, in milliseconds: the longest wait
+    /// that was seen.
+    #[serde(default)]
+    pub queue_delay_ms: f64,
 }
 
 /// Why a lease was not renewed.

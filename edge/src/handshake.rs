@@ -15,10 +15,11 @@ use serde_json::json;
 use tickmesh_protocol::encode::Encoding;
 use tickmesh_protocol::error::{ErrorCode, Failure};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+
+use crate::socket::Socket;
 
 /// A connection that still speaks HTTP.
-pub type Http = Framed<TcpStream, Codec>;
+pub type Http = Framed<Socket, Codec>;
 
 /// A request that gets an HTTP status instead of a WebSocket.
 #[derive(Debug)]
@@ -145,7 +146,7 @@ pub async fn refuse(http: &mut Http, refused: &Refused) -> io::Result<()> {
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn accept(mut http: Http, mut response: ResponseBuilder) -> io::Result<(TcpStream, Bytes)> {
+pub async fn accept(mut http: Http, mut response: ResponseBuilder) -> io::Result<(Socket, Bytes)> {
     http.send(Message::Item((response.finish().drop_body(), BodySize::None))).await?;
     let parts = http.into_parts();
     Ok((parts.io, parts.read_buf.freeze()))

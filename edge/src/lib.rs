@@ -1,8 +1,16 @@
-//! What nodes and gateways have in common towards clients: the listener and its sockets, the WebSocket handshake and what
-//! is refused, and the number of connections.
+//! What nodes and gateways have in common towards clients.
 //!
-//! It must not know sessions, rooms or the cluster.
+//! * [`listen`]: the listener and its sockets' options · [`socket`], [`tls`]: connections in the clear or not
+//! * [`service`]: the HTTP server · [`handshake`]: the WebSocket handshake, and what is refused · [`address`]: where a client is
+//! * [`limits`]: how many there may be · [`auth`]: who they are
+//!
+//! It must not know sessions or rooms, and of the cluster only the configuration.
 
+pub mod address;
+pub mod auth;
 pub mod handshake;
 pub mod limits;
 pub mod listen;
+pub mod service;
+pub mod socket;
+pub mod tls;

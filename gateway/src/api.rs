@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use actix_web::http::header::{self, AUTHORIZATION, CONTENT_TYPE};
+use actix_web::http::header::{self, AUTHORIZATION, CONTENT_TYPE, X_FORWARDED_FOR};
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use tickmesh_cluster::members::LeaseState;
 
+use crate::dial::Dialer;
 use crate::server::Shared;
 
 /// Longest wait for a node's answer.
@@ -41,7 +42,7 @@ async fn readyz(gateway: web::Data<Shared>) -> HttpResponse {
         Some("draining")
     } else if gateway.roster.lease() != LeaseState::Held {
         Some("no lease in the cluster")
-    } else if gateway.nodes.choose(None).is_none() {
+    } else if gateway.nodes.choose(None, None).is_none() {
         Some("no node")
     } else {
         None
@@ -61,6 +62,17 @@ async fn metrics(gateway: web::Data<Shared>) -> HttpResponse {
     HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text)
 }
 
+/// What asks nodes, on one thread.
+pub(crate) fn client(dialer: &Dialer) -> awc::Client {
+    match &dialer.tls {
+        None => awc::Client::default(),
+        Some(tls) => {
+            let connector = awc::Connector::new().rustls_0_23(tls.config());
+            awc::Client::builder().connector(connector).finish()
+        }
+    }
+}
+
 /// Any node answers for the whole cluster.
 async fn forward(
     gateway: web::Data<Shared>,
@@ -73,12 +85,17 @@ async fn forward(
             .json(json!({ "error_code": "SERVICE_UNAVAILABLE", "error_message": text }))
     };
     let Some(node) = gateway.nodes.any() else { return unavailable("there is no node") };
-    let url = format!("http://{}{}", node.address, request.uri());
+    let scheme = if gateway.nodes.dialer().tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}{}", node.address, request.uri());
     let mut forwarded = client.request(request.method().clone(), url).timeout(PATIENCE).no_decompress();
     for name in [AUTHORIZATION, CONTENT_TYPE] {
         if let Some(value) = request.headers().get(&name) {
             forwarded = forwarded.insert_header((name, value.clone()));
         }
+    }
+    if let Some(peer) = request.peer_addr() {
+        let client = gateway.proxies.client(peer, request.headers());
+        forwarded = forwarded.insert_header((X_FORWARDED_FOR, client.ip().to_string()));
     }
     match forwarded.send_body(body).await {
         Ok(mut answer) => {

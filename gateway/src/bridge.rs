@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tickmesh_edge::limits::ConnectionGuard;
+use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS};
+use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::encode::{self, Encoding};
 use tickmesh_protocol::frame::put_close;
-use tickmesh_protocol::link::Records;
+use tickmesh_protocol::link::{Open, Records};
 use tickmesh_protocol::relay::{Relay, Step};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::metrics::Cause;
 use crate::nodes::{Node, Placed, State};
-use crate::server::Worker;
+use crate::server::{Worker, utc};
 
 /// Bytes that may wait for the client, or for the node.
 const MAX_WAITING: usize = 64 * 1024;
@@ -44,20 +45,23 @@ thread_local! {
 
 /// A held connection.
 pub(crate) struct Bridge {
-    pub(crate) worker: Rc<Worker>,
-    pub(crate) client: TcpStream,
-    pub(crate) relay: Relay,
-    pub(crate) to_client: BytesMut,
+    worker: Rc<Worker>,
+    client: Socket,
+    encoding: Encoding,
+    relay: Relay,
+    /// What the session is placed by, if not by load.
+    key: Option<String>,
+    to_client: BytesMut,
     /// Since when no node has the session, and why; until the next one says something.
-    pub(crate) pause: Option<(Instant, Cause)>,
+    pause: Option<(Instant, Cause)>,
     /// When the client is sent away, once the gateway stops.
-    pub(crate) parting: Option<Instant>,
-    pub(crate) _guard: ConnectionGuard,
+    parting: Option<Instant>,
+    _guard: ConnectionGuard,
 }
 
 /// A link that is ours.
 struct Link {
-    stream: TcpStream,
+    socket: Socket,
     node: Arc<Node>,
     _placed: Placed,
 }
@@ -75,6 +79,19 @@ enum End {
 }
 
 impl Bridge {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        client: Socket,
+        open: Open,
+        key: Option<String>,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let encoding = open.encoding;
+        let relay = Relay::new(open, worker.max_message);
+        let to_client = BytesMut::new();
+        Self { worker, client, encoding, relay, key, to_client, pause: None, parting: None, _guard: guard }
+    }
+
     /// Serves the client to its end.
     pub(crate) async fn run(mut self, early: &[u8]) {
         let mut end = match self.relay.handle_client(early, &mut BytesMut::new()) {
@@ -90,7 +107,8 @@ impl Bridge {
                 End::Lost => match self.find(avoid.as_deref()).await {
                     Some(link) => link,
                     None => {
-                        end = self.close(CloseCode::Overloaded);
+                        let stopping = *self.worker.stopping.borrow();
+                        end = if stopping { self.go_away() } else { self.close(CloseCode::Overloaded) };
                         continue;
                     }
                 },
@@ -103,14 +121,14 @@ impl Bridge {
                 self.pause.get_or_insert_with(|| (Instant::now(), Cause::Takeover));
             }
         }
-        self.finish().await;
+        part(self.client, &self.to_client, self.worker.stall_timeout).await;
     }
 
     /// A link to a node that takes sessions, as long as the client may be made to wait for it.
     async fn find(&self, avoid: Option<&str>) -> Option<Link> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end && !*self.worker.stopping.borrow() {
-            if let Some(link) = self.worker.link(avoid).await {
+            if let Some(link) = self.worker.link(avoid, self.key.as_deref()).await {
                 return Some(link);
             }
             sleep(RETRY).await;
@@ -123,9 +141,17 @@ impl Bridge {
         End::Close
     }
 
+    /// The client is to come back, somewhere else and not at the same time as all others.
+    fn go_away(&mut self) -> End {
+        let retry_after = rand::random_range(0..=RETRY_SPREAD_MS);
+        let hint = encode::going_away(retry_after, utc());
+        self.to_client.extend_from_slice(&encode::frame_json(&hint, self.encoding));
+        self.close(CloseCode::GoingAway)
+    }
+
     /// Hands on in both directions until something ends it.
     async fn live(&mut self, link: Link) -> End {
-        let Link { stream: node, node: at, _placed } = link;
+        let Link { socket: mut node, node: at, _placed } = link;
         let mut to_node = BytesMut::new();
         self.relay.attach(&mut to_node);
         let mut records = Records::default();
@@ -141,12 +167,10 @@ impl Bridge {
             return End::Lost;
         }
         loop {
-            if drain(&self.client, &mut self.to_client, &mut stalled).is_err() {
+            let Ok(client_has_all) = drain(&mut self.client, &mut self.to_client, &mut stalled) else {
                 return End::Client;
-            }
-            if drain(&node, &mut to_node, &mut None).is_err() {
-                return lost(target);
-            }
+            };
+            let Ok(node_has_all) = drain(&mut node, &mut to_node, &mut None) else { return lost(target) };
             let give_up = [
                 target.as_ref().map(|(_, at)| *at),
                 stalled.map(|at| at + self.worker.stall_timeout),
@@ -156,13 +180,13 @@ impl Bridge {
             let hears_client = self.relay.wants_input() && to_node.len() < MAX_WAITING;
             tokio::select! {
                 ready = self.client.readable(), if hears_client => {
-                    let Ok(Some(read)) = ready.and_then(|()| receive(&self.client)) else { return End::Client };
+                    let Ok(Some(read)) = ready.and_then(|()| receive(&mut self.client)) else { return End::Client };
                     if let Err(error) = self.relay.handle_client(&read, &mut to_node) {
                         return self.close(error.close_code());
                     }
                 }
                 ready = node.readable(), if self.to_client.len() < MAX_WAITING => {
-                    let Ok(Some(read)) = ready.and_then(|()| receive(&node)) else {
+                    let Ok(Some(read)) = ready.and_then(|()| receive(&mut node)) else {
                         if !worked {
                             at.failed();
                         }
@@ -199,16 +223,16 @@ impl Bridge {
                         }
                     }
                 }
-                _ = self.client.writable(), if !self.to_client.is_empty() => {}
-                _ = node.writable(), if !to_node.is_empty() => {}
+                _ = self.client.writable(), if !client_has_all => {}
+                _ = node.writable(), if !node_has_all => {}
                 _ = state.changed() => if *state.borrow_and_update() == State::Dead { return lost(target) },
                 permit = &mut moving, if target.is_none() && preparing.is_none() => {
                     if let Ok(permit) = permit {
                         permit.forget();
                     }
                     // Everything goes on while the next link is made.
-                    let (worker, than) = (self.worker.clone(), at.clone());
-                    preparing = Some(Box::pin(async move { worker.next(&than).await }));
+                    let (worker, than, key) = (self.worker.clone(), at.clone(), self.key.clone());
+                    preparing = Some(Box::pin(async move { worker.next(&than, key.as_deref()).await }));
                 }
                 link = ready(&mut preparing), if preparing.is_some() => {
                     preparing = None;
@@ -225,7 +249,7 @@ impl Bridge {
                         return End::Client;
                     }
                     if self.parting.is_some_and(|at| at <= Instant::now()) {
-                        return self.close(CloseCode::GoingAway);
+                        return self.go_away();
                     }
                     // What the node still sends is not listened to any more.
                     return lost(target);
@@ -236,50 +260,50 @@ impl Bridge {
             }
         }
     }
+}
 
-    /// Writes what is left, and lets the client read it.
-    async fn finish(mut self) {
-        let last = async {
-            self.client.write_all(&self.to_client).await?;
-            self.client.shutdown().await?;
-            io::Result::Ok(())
-        };
-        if !matches!(timeout(self.worker.stall_timeout, last).await, Ok(Ok(()))) {
-            return;
-        }
-        // Closing a socket with unread bytes would reset it, and the client might lose the close frame.
-        let _ = timeout(LINGER, async {
-            while let Ok(()) = self.client.readable().await {
-                if !matches!(receive(&self.client), Ok(Some(_))) {
-                    return;
-                }
-            }
-        })
-        .await;
+/// Writes what is left, and lets the client read it.
+pub(crate) async fn part(mut client: Socket, last: &[u8], patience: Duration) {
+    let write = async {
+        client.write_all(last).await?;
+        client.shutdown().await?;
+        io::Result::Ok(())
+    };
+    if !matches!(timeout(patience, write).await, Ok(Ok(()))) {
+        return;
     }
+    // Closing a socket with unread bytes would reset it, and the client might lose the close frame.
+    let _ = timeout(LINGER, async {
+        while let Ok(()) = client.readable().await {
+            if !matches!(receive(&mut client), Ok(Some(_))) {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 impl Worker {
     /// A link to a node that takes sessions.
-    async fn link(&self, avoid: Option<&str>) -> Option<Link> {
-        let node = self.nodes.choose(avoid)?;
+    async fn link(&self, avoid: Option<&str>, key: Option<&str>) -> Option<Link> {
+        self.link_to(self.nodes.choose(avoid, key)?).await
+    }
+
+    /// A link to the node to which a session of this one should move.
+    async fn next(&self, than: &Node, key: Option<&str>) -> Option<Link> {
+        self.link_to(self.nodes.choose_next(than, key)?).await
+    }
+
+    async fn link_to(&self, node: Arc<Node>) -> Option<Link> {
         let placed = node.place();
         match self.pool.link(&node).await {
-            Ok(stream) => Some(Link { stream, node, _placed: placed }),
+            Ok(socket) => Some(Link { socket, node, _placed: placed }),
             Err(error) => {
                 tracing::debug!(node = node.id, %error, "no link");
                 node.failed();
                 None
             }
         }
-    }
-
-    /// A link to another node than this one.
-    async fn next(&self, than: &Node) -> Option<Link> {
-        if !self.nodes.has_other(&than.id) {
-            return None;
-        }
-        self.link(Some(&than.id)).await.filter(|link| link.node.id != than.id)
     }
 }
 
@@ -296,31 +320,35 @@ fn lost(target: Option<(Link, Instant)>) -> End {
     target.map_or(End::Lost, |(link, _)| End::Moved(Box::new(link)))
 }
 
-/// Writes what the socket takes; `stalled` is since when it takes nothing though there is something.
-fn drain(stream: &TcpStream, bytes: &mut BytesMut, stalled: &mut Option<Instant>) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.try_write(bytes) {
-            Ok(taken) => {
-                bytes.advance(taken);
-                *stalled = None;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                stalled.get_or_insert_with(Instant::now);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+/// Writes what the socket takes, and says whether that was all; `stalled` is since when it takes nothing though there is
+/// something.
+fn drain(socket: &mut Socket, bytes: &mut BytesMut, stalled: &mut Option<Instant>) -> io::Result<bool> {
+    let mut written = || {
+        while !bytes.is_empty() {
+            let taken = socket.try_write(bytes)?;
+            bytes.advance(taken);
+            *stalled = None;
         }
+        socket.try_flush()
+    };
+    match written() {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            stalled.get_or_insert_with(Instant::now);
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
     }
     if bytes.capacity() > 0 {
         *bytes = BytesMut::new();
     }
     *stalled = None;
-    Ok(())
+    Ok(true)
 }
 
 /// What can be read now, perhaps nothing; `None` at the end.
-fn receive(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
-    SCRATCH.with_borrow_mut(|scratch| match stream.try_read(scratch) {
+fn receive(socket: &mut Socket) -> io::Result<Option<Vec<u8>>> {
+    SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
         Ok(0) => Ok(None),
         Ok(read) => Ok(Some(scratch[..read].to_vec())),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(Vec::new())),

@@ -4,19 +4,18 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use actix_http::{Request, ResponseBuilder, StatusCode};
-use bytes::BytesMut;
+use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
 use tickmesh_edge::handshake::{self, Hello, Http, Refused};
 use tickmesh_edge::limits::ConnectionGuard;
+use tickmesh_protocol::encode;
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::link::{Open, VERSION};
-use tickmesh_protocol::relay::Relay;
 
-use crate::bridge::Bridge;
-use crate::server::Worker;
+use crate::bridge::{Bridge, part};
+use crate::server::{Keys, Worker, utc};
 
 /// Serves one upgrade request.
-pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> Result<(), actix_web::Error> {
+pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> Result<(), actix_http::Error> {
     if let Err(error) = answer(worker, &request, http).await {
         tracing::debug!(%error, peer = ?request.peer_addr(), "client left during its handshake");
     }
@@ -25,31 +24,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> R
 
 async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Result<()> {
     match accept(&worker, request) {
-        Ok((response, hello, guard)) => {
-            let (client, early) = handshake::accept(http, response).await?;
-            let remote = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-            let open = Open {
-                version: VERSION,
-                session_id: uuid::Uuid::now_v7().simple().to_string(),
-                encoding: hello.encoding,
-                batch: hello.batch,
-                token: hello.token,
-                remote: remote.to_string(),
-            };
-            let relay = Relay::new(open, worker.max_message);
-            worker.metrics.connections.inc();
-            let bridge = Bridge {
-                worker,
-                client,
-                relay,
-                to_client: BytesMut::new(),
-                pause: None,
-                parting: None,
-                _guard: guard,
-            };
-            actix_rt::spawn(async move { bridge.run(&early).await });
-            Ok(())
-        }
+        Ok(accepted) => hold(worker, request, accepted, http).await,
         Err(refused) => {
             worker.metrics.refused(refused.cause);
             handshake::refuse(&mut http, &refused).await
@@ -57,17 +32,71 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Re
     }
 }
 
-fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuilder, Hello, ConnectionGuard), Refused> {
+/// A client that is let in as far as this side of its token.
+struct Accepted {
+    response: ResponseBuilder,
+    hello: Hello,
+    remote: SocketAddr,
+    guard: ConnectionGuard,
+}
+
+fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refused> {
     if request.path() != "/ws" {
         let text = "WebSocket connections are taken at /ws";
         return Err(Refused::new(StatusCode::NOT_FOUND, "path", ErrorCode::InvalidParameters, text));
     }
     let mut response = handshake::websocket(request)?;
     handshake::check_origin(&worker.origins, request)?;
-    let guard = worker.connections.admit().map_err(|refusal| {
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = worker.proxies.client(peer, request.headers());
+    let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
         let text = refusal.to_string();
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
     })?;
     let hello = handshake::hello(request, &mut response);
-    Ok((response, hello, guard))
+    Ok(Accepted { response, hello, remote, guard })
+}
+
+async fn hold(worker: Rc<Worker>, request: &Request, accepted: Accepted, http: Http) -> io::Result<()> {
+    let Accepted { response, hello, remote, guard } = accepted;
+    let screened = worker.auth.screen(hello.token.as_deref(), utc());
+    let (client, early) = handshake::accept(http, response).await?;
+    let identity = match screened {
+        Ok(identity) => identity,
+        Err(error) => {
+            // Told over the WebSocket, where browsers can see it, as a node would.
+            worker.metrics.refused("authentication");
+            let code = error.close_code();
+            let last = encode::refusal(hello.encoding, &error.into(), code, utc());
+            let patience = worker.stall_timeout;
+            actix_rt::spawn(async move {
+                part(client, &last, patience).await;
+                drop(guard);
+            });
+            return Ok(());
+        }
+    };
+    let key = match &worker.keys {
+        Keys::None => None,
+        Keys::User => identity.map(|identity| identity.user_id),
+        Keys::Query(name) => query(request, name),
+    };
+    let open = Open {
+        version: VERSION,
+        session_id: uuid::Uuid::now_v7().simple().to_string(),
+        encoding: hello.encoding,
+        batch: hello.batch,
+        token: hello.token,
+        remote: remote.to_string(),
+    };
+    worker.metrics.connections.inc();
+    let bridge = Bridge::new(worker, client, open, key, guard);
+    actix_rt::spawn(async move { bridge.run(&early).await });
+    Ok(())
+}
+
+fn query(request: &Request, name: &str) -> Option<String> {
+    let query = request.uri().query()?;
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }

@@ -1,7 +1,7 @@
 //! A tickmesh gateway: holds clients' connections while the nodes behind them are drained, upgraded or killed.
 //!
 //! * [`server`]: listener, HTTP, shutdown · `edge`: from an upgrade request to a held connection
-//! * `bridge`: one client, its relay, and the link behind it · `pool`: warm links
+//! * `bridge`: one client, its relay, and the link behind it · `dial`, `pool`: how links begin, and those that are warm
 //! * `nodes`: which nodes there are, how they do, and which connections are to move · `api`: what is answered here, and what
 //!   is handed to a node · `metrics`
 //!
@@ -9,6 +9,7 @@
 
 mod api;
 mod bridge;
+mod dial;
 mod edge;
 mod metrics;
 mod nodes;

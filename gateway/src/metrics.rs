@@ -89,7 +89,7 @@ struct Now {
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for (name, help, value) in [
-            ("nodes", "Nodes on which sessions may be placed", self.nodes.alive()),
+            ("nodes", "Nodes on which sessions may be placed", self.nodes.placeable().len()),
             ("connections", "Connections that are held", self.connections.open()),
         ] {
             let gauge = ConstGauge::new(value as u64);

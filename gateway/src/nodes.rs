@@ -1,24 +1,26 @@
 //! The nodes as this gateway sees them, where a session is placed, and which are to move.
 //!
-//! Who is there comes from the roster; whether it answers, from a link to each that is asked every second. Invariants:
-//! no session is placed on a node that drains or is silent; connections move at a bounded pace, but from a dead node at
-//! once. A node that answers pings and yet fails sessions is passed over for a while, longer each time.
+//! Who is there and what it has to do comes from the roster; whether it answers, and how fast, from a link to each that is
+//! asked every second. Invariants: no session is placed on a node that drains or is silent; connections move at a bounded
+//! pace, but from a dead node at once. A node that answers pings and yet fails sessions is passed over for a while, longer
+//! each time. Which node it is among those that there are is decided by [`tickmesh_protocol::placement`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::seq::IndexedRandom;
 use tickmesh_cluster::members::{Kind, Report, Roster};
+use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::link::{Records, ToGateway, ToNode};
+use tickmesh_protocol::placement::{Candidate, Wanted, choose, surplus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use crate::pool;
+use crate::dial::Dialer;
 
 /// How often a node is asked whether it lives, and how long it may be silent.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,7 +30,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// Ticks between two looks at the balance.
 const BALANCE_TICKS: u32 = 25;
 /// A node may have so many connections more than its share, in percent, before some move.
-const SLACK_PERCENT: usize = 5;
+const SLACK_PERCENT: u64 = 12;
 
 /// How long a node that failed a session is passed over; doubled with each that fails, up to the longest.
 const PASS_OVER: Duration = Duration::from_millis(250);
@@ -49,8 +51,12 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: String,
-    run: u64,
+    pub(crate) run: u64,
     pub(crate) address: String,
+    zone: String,
+    load: Mutex<Load>,
+    /// Smoothed, in microseconds.
+    round_trip: AtomicU64,
     state: watch::Sender<State>,
     draining: watch::Sender<bool>,
     answers: watch::Sender<bool>,
@@ -58,8 +64,19 @@ pub(crate) struct Node {
     links: AtomicUsize,
     /// Until when it is passed over, and for how long the next time.
     passed_over: Mutex<Option<(Instant, Duration)>>,
-    /// One permit for each connection that is to move away.
+    /// One permit for each connection that is to move away, or to see whether it should.
     pub(crate) moves: Arc<Semaphore>,
+    /// Connections that have still to see whether they should.
+    review: AtomicUsize,
+}
+
+/// What a node's last report says.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    /// Connections that are not this gateway's.
+    others: u64,
+    cpu_percent: f64,
+    queue_delay_ms: f64,
 }
 
 /// A connection counted at its node.
@@ -71,13 +88,43 @@ impl Node {
             id: report.id.clone(),
             run: report.run,
             address: report.address.clone(),
+            zone: report.zone.clone(),
+            load: Mutex::default(),
+            round_trip: AtomicU64::new(0),
             state: watch::channel(State::Dead).0,
             draining: watch::channel(report.draining).0,
             answers: watch::channel(false).0,
             links: AtomicUsize::new(0),
             passed_over: Mutex::new(None),
             moves: Arc::new(Semaphore::new(0)),
+            review: AtomicUsize::new(0),
         })
+    }
+
+    fn learn(&self, report: &Report) {
+        let others = report.connections.saturating_sub(self.links() as u64);
+        *self.load.lock() =
+            Load { others, cpu_percent: report.cpu_percent, queue_delay_ms: report.queue_delay_ms };
+    }
+
+    /// Takes in how long an answer took; the last few count.
+    fn answered_in(&self, time: Duration) {
+        let (new, old) = (time.as_micros() as u64, self.round_trip.load(Ordering::Relaxed));
+        let smooth = if old == 0 { new } else { (old * 3 + new) / 4 };
+        self.round_trip.store(smooth, Ordering::Relaxed);
+    }
+
+    fn candidate(&self, now: Instant) -> Candidate<'_> {
+        let load = *self.load.lock();
+        Candidate {
+            id: &self.id,
+            zone: &self.zone,
+            connections: load.others + self.links() as u64,
+            cpu_percent: load.cpu_percent,
+            queue_delay_ms: load.queue_delay_ms,
+            round_trip_ms: self.round_trip.load(Ordering::Relaxed) as f64 / 1_000.0,
+            passed_over: self.is_passed_over(now),
+        }
     }
 
     /// A session could not begin or go on there, though it answers pings.
@@ -116,6 +163,11 @@ impl Node {
         self.links.load(Ordering::Relaxed)
     }
 
+    /// Whether sessions may stay on it.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.is(State::Alive)
+    }
+
     fn is(&self, state: State) -> bool {
         *self.state.borrow() == state
     }
@@ -140,47 +192,60 @@ impl Drop for Placed {
     }
 }
 
+/// How sessions are placed.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// Preferred.
+    pub(crate) zone: String,
+    /// Sessions have keys, by which they are placed.
+    pub(crate) keyed: bool,
+    /// Connections that may move each second.
+    pub(crate) pace: usize,
+}
+
 /// All of them.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     known: Mutex<BTreeMap<String, Arc<Node>>>,
-    secret: String,
-    /// Connections that may move each second.
-    pace: usize,
+    rules: Rules,
+    dialer: Dialer,
 }
 
 impl Nodes {
     /// Starts to follow the roster, on the present runtime.
-    pub(crate) fn start(roster: Roster, secret: &str, pace: usize) -> Arc<Self> {
-        let nodes = Arc::new(Self { known: Mutex::default(), secret: secret.to_owned(), pace });
+    pub(crate) fn start(roster: Roster, rules: Rules, dialer: Dialer) -> Arc<Self> {
+        let nodes = Arc::new(Self { known: Mutex::default(), rules, dialer });
         tokio::spawn(nodes.clone().run(roster));
         nodes
     }
 
-    pub(crate) fn secret(&self) -> &str {
-        &self.secret
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 
-    /// A node for a session: of two that are taken at random, the one with fewer connections. `not` is only taken where
-    /// there is no other.
-    pub(crate) fn choose(&self, not: Option<&str>) -> Option<Arc<Node>> {
-        let known = self.known.lock();
+    /// Those on which sessions may be placed.
+    pub(crate) fn placeable(&self) -> Vec<Arc<Node>> {
+        self.known.lock().values().filter(|node| node.is_alive()).cloned().collect()
+    }
+
+    /// A node for a session with this key. `not` is only taken where there is no other.
+    pub(crate) fn choose(&self, not: Option<&str>, key: Option<&str>) -> Option<Arc<Node>> {
+        let nodes = self.placeable();
         let now = Instant::now();
-        let alive: Vec<_> = known.values().filter(|node| node.is(State::Alive)).collect();
-        let sound: Vec<_> = alive.iter().filter(|node| !node.is_passed_over(now)).copied().collect();
-        let others: Vec<_> = sound.iter().filter(|node| Some(node.id.as_str()) != not).copied().collect();
-        let from = [&others, &sound, &alive].into_iter().find(|nodes| !nodes.is_empty())?;
-        from.sample(&mut rand::rng(), 2).min_by_key(|node| node.links()).map(|node| (*node).clone())
+        let candidates: Vec<_> = nodes.iter().map(|node| node.candidate(now)).collect();
+        let at = choose(&candidates, Wanted { zone: &self.rules.zone, key, not }, rand::random())?;
+        drop(candidates);
+        nodes.into_iter().nth(at)
     }
 
-    /// Nodes on which sessions may be placed.
-    pub(crate) fn alive(&self) -> usize {
-        self.known.lock().values().filter(|node| node.is(State::Alive)).count()
-    }
-
-    /// Whether a session could move away from this node.
-    pub(crate) fn has_other(&self, than: &str) -> bool {
-        self.known.lock().values().any(|node| node.id != than && node.is(State::Alive))
+    /// A node to which a session should move away from this one, because it cannot stay or belongs elsewhere.
+    pub(crate) fn choose_next(&self, than: &Node, key: Option<&str>) -> Option<Arc<Node>> {
+        if self.rules.keyed && than.is_alive() {
+            // A session without a key may stay, one with a key belongs where its key does.
+            key?;
+            return self.choose(None, key).filter(|node| node.id != than.id);
+        }
+        self.choose(Some(&than.id), key).filter(|node| node.id != than.id)
     }
 
     /// Any node that answers, for requests.
@@ -195,11 +260,17 @@ impl Nodes {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = roster.changes();
         let mut ticks = 0u32;
+        let mut before = Vec::new();
         loop {
             tokio::select! {
                 change = changes.recv() => if change.is_err() { changes = roster.changes() },
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
+                    let runs: Vec<_> = self.placeable().iter().map(|node| node.run).collect();
+                    if self.rules.keyed && runs != before {
+                        self.review();
+                    }
+                    before = runs;
                     self.move_some(ticks.is_multiple_of(BALANCE_TICKS));
                     continue;
                 }
@@ -220,47 +291,62 @@ impl Nodes {
         for report in members.iter().filter(|report| report.kind == Kind::Node) {
             let node = known.entry(report.id.clone()).or_insert_with(|| {
                 let node = Node::new(report);
-                tokio::spawn(watch_over(node.clone(), self.secret.clone()));
+                tokio::spawn(watch_over(node.clone(), self.clone()));
                 node
             });
+            node.learn(report);
             node.draining.send_replace(report.draining);
             node.judge(true);
+        }
+    }
+
+    /// The nodes are others: every session with a key sees whether it is still where it belongs.
+    fn review(&self) {
+        for node in self.known.lock().values() {
+            node.review.store(node.links(), Ordering::Relaxed);
         }
     }
 
     /// Lets connections move: away from nodes that drain, and now and then from those with more than their share.
     fn move_some(&self, balance: bool) {
         let known = self.known.lock();
-        let per_tick = (self.pace * TICK.as_millis() as usize / 1_000).max(1);
-        let alive = known.values().filter(|node| node.is(State::Alive));
-        let (count, total) = alive.fold((0, 0), |(count, total), node| (count + 1, total + node.links()));
-        for node in known.values() {
-            let waiting = node.moves.available_permits();
-            let wanted = match *node.state.borrow() {
-                State::Draining if count > 0 => node.links().min(per_tick),
-                State::Alive if balance && count > 1 => {
-                    let share = total.div_ceil(count);
-                    let slack = share * SLACK_PERCENT / 100 + 1;
-                    // What is above the share, spread over the time until the next look.
-                    if node.links() > share + slack {
-                        (node.links() - share).min(per_tick * BALANCE_TICKS as usize)
-                    } else {
-                        0
-                    }
-                }
-                _ => 0,
-            };
-            node.moves.add_permits(wanted.saturating_sub(waiting));
+        let per_tick = (self.rules.pace * TICK.as_millis() as usize / 1_000).max(1);
+        let now = Instant::now();
+        let alive: Vec<_> = known.values().filter(|node| node.is_alive()).collect();
+        let own: Vec<_> = alive
+            .iter()
+            .map(|node| Candidate { connections: node.links() as u64, ..node.candidate(now) })
+            .collect();
+        let above = if balance && !self.rules.keyed {
+            surplus(&own, &self.rules.zone, SLACK_PERCENT)
+        } else {
+            vec![0; alive.len()]
+        };
+        for (node, above) in alive.iter().zip(above) {
+            let reviewed = node.review.load(Ordering::Relaxed).min(per_tick);
+            node.review.fetch_sub(reviewed, Ordering::Relaxed);
+            // What is above the share, spread over the time until the next look.
+            allow(node, (above as usize).min(per_tick * BALANCE_TICKS as usize) + reviewed);
+        }
+        if !alive.is_empty() {
+            for node in known.values().filter(|node| node.is(State::Draining)) {
+                allow(node, node.links().min(per_tick));
+            }
         }
     }
 }
 
+/// Lets so many connections of a node move, those that may already among them.
+fn allow(node: &Node, wanted: usize) {
+    node.moves.add_permits(wanted.saturating_sub(node.moves.available_permits()));
+}
+
 /// Asks a node every second whether it lives, until its lease has ended.
-async fn watch_over(node: Arc<Node>, secret: String) {
+async fn watch_over(node: Arc<Node>, nodes: Arc<Nodes>) {
     // The last clone but this one goes when the node is forgotten.
     while Arc::strong_count(&node) > 1 {
-        if let Ok(Ok(stream)) = timeout(SILENCE, pool::connect(&node.address, &secret)).await {
-            ask(&node, stream).await;
+        if let Ok(link) = nodes.dialer.link(&node.address).await {
+            ask(&node, link).await;
         }
         node.answers.send_replace(false);
         node.judge(true);
@@ -268,15 +354,17 @@ async fn watch_over(node: Arc<Node>, secret: String) {
     }
 }
 
-async fn ask(node: &Arc<Node>, mut stream: TcpStream) {
+async fn ask(node: &Arc<Node>, mut link: Socket) {
     let mut input = [0; 256];
     while Arc::strong_count(node) > 1 {
+        let asked = Instant::now();
         let asking = async {
-            stream.write_all(&ToNode::Ping.encode()).await?;
+            link.write_all(&ToNode::Ping.encode()).await?;
+            link.flush().await?;
             let mut records = Records::default();
             let mut answered = false;
             while !answered {
-                let read = stream.read(&mut input).await?;
+                let read = link.read(&mut input).await?;
                 if read == 0 {
                     return Err(std::io::ErrorKind::UnexpectedEof.into());
                 }
@@ -290,15 +378,21 @@ async fn ask(node: &Arc<Node>, mut stream: TcpStream) {
         };
         match timeout(SILENCE, asking).await {
             Ok(Ok(())) => {
+                node.answered_in(asked.elapsed());
                 if !node.answers.send_replace(true) {
                     node.judge(true);
                 }
             }
             _ => return,
         }
-        // A dead node's socket ends while nothing is asked: that is noticed at once.
-        if timeout(PING_INTERVAL, stream.readable()).await.is_ok() {
-            return;
+        // A dead node's socket ends while nothing is asked: that is noticed at once. (Under TLS there may be something of
+        // no meaning.)
+        let end = asked + PING_INTERVAL;
+        while let Ok(Ok(())) = tokio::time::timeout_at(end, link.readable()).await {
+            match link.try_read(&mut input) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
         }
     }
 }
@@ -307,57 +401,86 @@ async fn ask(node: &Arc<Node>, mut stream: TcpStream) {
 mod tests {
     use super::*;
 
-    fn node(id: &str, links: usize, state: State) -> Arc<Node> {
-        let node = Node {
-            id: id.into(),
-            run: 1,
-            address: String::new(),
-            state: watch::channel(state).0,
-            draining: watch::channel(false).0,
-            answers: watch::channel(true).0,
-            links: AtomicUsize::new(links),
-            passed_over: Mutex::new(None),
-            moves: Arc::new(Semaphore::new(0)),
+    fn nodes(all: &[(&str, usize, State)], keyed: bool) -> Nodes {
+        let node = |id: &str, links: usize, state| {
+            let report = Report {
+                id: id.into(),
+                kind: Kind::Node,
+                run: links as u64,
+                address: String::new(),
+                version: String::new(),
+                started_at: 0,
+                draining: false,
+                connections: 0,
+                cpu_percent: 0.0,
+                memory_bytes: 0,
+                messages_per_s: 0.0,
+                zone: String::new(),
+                queue_delay_ms: 0.0,
+            };
+            let node = Node::new(&report);
+            node.state.send_replace(state);
+            node.links.store(links, Ordering::Relaxed);
+            node
         };
-        Arc::new(node)
-    }
-
-    fn nodes(all: &[(&str, usize, State)]) -> Nodes {
-        let known =
-            all.iter().map(|(id, links, state)| ((*id).to_owned(), node(id, *links, *state))).collect();
-        Nodes { known: Mutex::new(known), secret: String::new(), pace: 500 }
+        let known = all.iter().map(|(id, links, state)| ((*id).to_owned(), node(id, *links, *state)));
+        Nodes {
+            known: Mutex::new(known.collect()),
+            rules: Rules { zone: String::new(), keyed, pace: 500 },
+            dialer: Dialer { secret: Default::default(), tls: None },
+        }
     }
 
     #[test]
     fn sessions_go_where_there_are_few_and_never_where_they_cannot_stay() {
-        let nodes = nodes(&[
+        let all = [
             ("a", 5, State::Alive),
             ("b", 3, State::Alive),
             ("c", 0, State::Draining),
             ("d", 0, State::Dead),
-        ]);
+        ];
+        let nodes = nodes(&all, false);
+        let choose = |not| nodes.choose(not, None).unwrap();
         for _ in 0..50 {
-            assert_eq!(nodes.choose(None).unwrap().id, "b");
-            assert_eq!(nodes.choose(Some("b")).unwrap().id, "a");
+            assert_eq!(choose(None).id, "b");
+            assert_eq!(choose(Some("b")).id, "a");
         }
-        assert!(nodes.has_other("a"));
-        let b = nodes.known.lock()["b"].clone();
+        let b = choose(None);
+        assert_eq!(nodes.choose_next(&b, None).unwrap().id, "a");
         b.failed();
-        assert_eq!(nodes.choose(None).unwrap().id, "a", "one that failed is passed over");
+        assert_eq!(choose(None).id, "a", "one that failed is passed over");
         b.worked();
-        assert_eq!(nodes.choose(Some("a")).unwrap().id, "b");
-        let alone = self::nodes(&[("a", 5, State::Alive), ("c", 0, State::Draining)]);
-        assert_eq!(alone.choose(Some("a")).unwrap().id, "a", "better than none");
-        assert!(!alone.has_other("a"));
+        assert_eq!(choose(Some("a")).id, "b");
+        let alone = self::nodes(&[("a", 5, State::Alive), ("c", 0, State::Draining)], false);
+        let a = alone.choose(Some("a"), None).unwrap();
+        assert_eq!(a.id, "a", "better than none");
+        assert!(alone.choose_next(&a, None).is_none());
     }
 
     #[test]
     fn what_is_above_a_nodes_share_moves_and_a_draining_node_empties_at_a_pace() {
-        let nodes = nodes(&[("a", 300, State::Alive), ("b", 0, State::Alive), ("c", 100, State::Draining)]);
+        let all = [("a", 300, State::Alive), ("b", 0, State::Alive), ("c", 100, State::Draining)];
+        let nodes = nodes(&all, false);
         nodes.move_some(true);
         let moves = |id: &str| nodes.known.lock()[id].moves.available_permits();
         assert_eq!((moves("a"), moves("b"), moves("c")), (150, 0, 10));
         nodes.move_some(false);
         assert_eq!(moves("c"), 10, "no more than are waiting to move already");
+    }
+
+    #[test]
+    fn sessions_with_keys_move_only_where_their_key_belongs() {
+        let nodes = nodes(&[("a", 300, State::Alive), ("b", 300, State::Alive)], true);
+        let home = nodes.choose(None, Some("ann")).unwrap();
+        let other = nodes.choose(Some(&home.id), None).unwrap();
+        assert!(nodes.choose_next(&home, Some("ann")).is_none());
+        assert_eq!(nodes.choose_next(&other, Some("ann")).unwrap().id, home.id);
+        assert!(nodes.choose_next(&other, None).is_none(), "without a key it may stay");
+        home.state.send_replace(State::Draining);
+        assert_eq!(nodes.choose_next(&home, Some("ann")).unwrap().id, other.id);
+        nodes.review();
+        nodes.move_some(true);
+        assert_eq!(other.moves.available_permits(), 10, "each sees at the same pace whether it should move");
+        assert_eq!(other.review.load(Ordering::Relaxed), 290);
     }
 }

@@ -1,97 +1,126 @@
 //! Links to nodes that wait for a client, so that a new one costs no handshake: each worker thread has its own.
+//!
+//! For each node there are `pool.min` of them; if that was not enough, twice as many, up to `pool.max`, until they were not
+//! needed for `pool.idle_ms`. Invariant: a link that ended while it waited is never given out.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tickmesh_cluster::config::PoolConfig;
+use tickmesh_edge::socket::Socket;
+use tokio::time::{Instant, sleep};
 
 use crate::nodes::{Node, Nodes};
 
-/// Longest time to connect.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Largest answer to the handshake.
-const MAX_HEAD: usize = 4_096;
+/// How often the links are looked after.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The links of one thread.
 pub(crate) struct Pool {
     nodes: Arc<Nodes>,
-    /// How many wait for each node.
-    warm: usize,
-    idle: RefCell<HashMap<String, Vec<TcpStream>>>,
+    config: PoolConfig,
+    /// By the node's run: a node that was started again has none of the old ones.
+    warm: RefCell<HashMap<u64, Warm>>,
+}
+
+/// Those to one node.
+struct Warm {
+    links: Vec<Socket>,
+    connecting: usize,
+    /// How many there should be.
+    target: usize,
+    /// When one was taken last.
+    taken: Instant,
 }
 
 impl Pool {
-    pub(crate) fn new(nodes: Arc<Nodes>, warm: usize) -> Rc<Self> {
-        Rc::new(Self { nodes, warm, idle: RefCell::default() })
+    pub(crate) fn new(nodes: Arc<Nodes>, config: PoolConfig) -> Rc<Self> {
+        let pool = Rc::new(Self { nodes, config, warm: RefCell::default() });
+        actix_rt::spawn(look_after(Rc::downgrade(&pool)));
+        pool
     }
 
     /// A link to a node.
-    pub(crate) async fn link(self: &Rc<Self>, node: &Arc<Node>) -> io::Result<TcpStream> {
-        while let Some(stream) = self.take(node) {
-            // A link that ended, or on which a node speaks unasked, is of no use.
-            let mut byte = [0];
-            if matches!(stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                self.refill(node);
-                return Ok(stream);
-            }
-        }
-        let stream = timeout(CONNECT, connect(&node.address, self.nodes.secret())).await;
-        let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    pub(crate) async fn link(self: &Rc<Self>, node: &Arc<Node>) -> io::Result<Socket> {
+        let ready = self.take(node);
         self.refill(node);
-        Ok(stream)
-    }
-
-    fn take(&self, node: &Node) -> Option<TcpStream> {
-        self.idle.borrow_mut().get_mut(&node.id)?.pop()
-    }
-
-    /// Makes up for links that were taken, in the background.
-    fn refill(self: &Rc<Self>, node: &Arc<Node>) {
-        let lacking = self.warm.saturating_sub(self.idle.borrow().get(&node.id).map_or(0, Vec::len));
-        if lacking == 0 {
-            return;
+        match ready {
+            Some(socket) => Ok(socket),
+            None => self.nodes.dialer().link(&node.address).await,
         }
-        let (pool, node) = (self.clone(), node.clone());
-        actix_rt::spawn(async move {
-            if let Ok(Ok(stream)) = timeout(CONNECT, connect(&node.address, pool.nodes.secret())).await {
-                let mut idle = pool.idle.borrow_mut();
-                let links = idle.entry(node.id.clone()).or_default();
-                if links.len() < pool.warm {
-                    links.push(stream);
+    }
+
+    fn take(&self, node: &Node) -> Option<Socket> {
+        let mut all = self.warm.borrow_mut();
+        let warm = all.entry(node.run).or_insert_with(|| Warm::new(self.config.min));
+        warm.taken = Instant::now();
+        let ready =
+            std::iter::from_fn(|| warm.links.pop()).find_map(|mut link| is_idle(&mut link).then_some(link));
+        if warm.links.is_empty() {
+            warm.target = (warm.target * 2).max(1).min(self.config.max);
+        }
+        ready
+    }
+
+    /// Makes up for links that are lacking, in the background.
+    fn refill(self: &Rc<Self>, node: &Arc<Node>) {
+        let lacking = {
+            let mut all = self.warm.borrow_mut();
+            let warm = all.entry(node.run).or_insert_with(|| Warm::new(self.config.min));
+            let lacking = warm.target.saturating_sub(warm.links.len() + warm.connecting);
+            warm.connecting += lacking;
+            lacking
+        };
+        for _ in 0..lacking {
+            let (pool, node) = (self.clone(), node.clone());
+            actix_rt::spawn(async move {
+                let link = pool.nodes.dialer().link(&node.address).await;
+                // It may have been given up meanwhile.
+                if let Some(warm) = pool.warm.borrow_mut().get_mut(&node.run) {
+                    warm.connecting -= 1;
+                    warm.links.extend(link.ok().filter(|_| warm.links.len() < warm.target));
                 }
+            });
+        }
+    }
+
+    fn look(self: &Rc<Self>) {
+        let alive = self.nodes.placeable();
+        self.warm.borrow_mut().retain(|run, warm| {
+            if warm.taken.elapsed() > Duration::from_millis(self.config.idle_ms) {
+                warm.target = self.config.min;
             }
+            warm.links.retain_mut(is_idle);
+            warm.links.truncate(warm.target);
+            alive.iter().any(|node| node.run == *run)
         });
+        for node in &alive {
+            self.refill(node);
+        }
     }
 }
 
-/// Opens a link: a WebSocket handshake with the secret, after which there are records.
-pub(crate) async fn connect(address: &str, secret: &str) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    // The key is not secret (RFC 6455 §10.8): it only has to be 16 bytes.
-    let head = format!(
-        "GET /link HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGlja21lc2gtbGluay0wMQ==\r\n\
-         Authorization: Bearer {secret}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await?;
-    let mut answer = Vec::with_capacity(256);
-    // A node says nothing behind its answer before it is asked.
-    while !answer.ends_with(b"\r\n\r\n") {
-        let read = stream.read_buf(&mut answer).await?;
-        if read == 0 || answer.len() > MAX_HEAD {
-            return Err(io::Error::other("the node did not answer the handshake"));
-        }
-        if !answer.starts_with(b"HTTP/1.1 101") && answer.len() >= 12 {
-            let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
-            return Err(io::Error::other(format!("the node refused the link: {line}")));
-        }
+impl Warm {
+    fn new(target: usize) -> Self {
+        Self { links: Vec::new(), connecting: 0, target, taken: Instant::now() }
     }
-    Ok(stream)
+}
+
+/// A link that ended, or on which a node speaks unasked, is of no use.
+fn is_idle(link: &mut Socket) -> bool {
+    matches!(link.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+async fn look_after(pool: Weak<Pool>) {
+    loop {
+        match pool.upgrade() {
+            Some(pool) => pool.look(),
+            None => return,
+        }
+        sleep(LOOK).await;
+    }
 }

@@ -6,26 +6,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::{HttpService, Request};
 use actix_server::{Server, ServerHandle};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_service::{IntoServiceFactory, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, web};
 use prometheus_client::registry::Registry;
 use tickmesh_cluster::bus::{Bus, Mail, To};
-use tickmesh_cluster::config::Config;
+use tickmesh_cluster::config::{Config, Placement, PoolConfig};
 use tickmesh_cluster::letter::{Body, Letter};
 use tickmesh_cluster::members::{Kind, Members, Report, Roster};
 use tickmesh_cluster::seat::Seat;
+use tickmesh_edge::address::Proxies;
+use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::limits::Connections;
-use tickmesh_edge::listen::{bind, tune};
-use tokio::net::TcpStream;
+use tickmesh_edge::listen::bind;
+use tickmesh_edge::service::{self, Options, service};
+use tickmesh_edge::tls::{Acceptor, Connector, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::dial::Dialer;
 use crate::metrics::Metrics;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Rules};
 use crate::pool::Pool;
 use crate::{api, edge};
 
@@ -35,6 +38,12 @@ pub enum StartError {
     /// Nodes take links only with the cluster's secret.
     #[error("cluster.secret is not set: nodes take no links without it")]
     NoSecret,
+    /// The keys that are configured cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -56,6 +65,10 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) origins: Vec<String>,
+    /// Who may tell a client's address.
+    pub(crate) proxies: Proxies,
+    pub(crate) auth: Auth,
+    pub(crate) keys: Keys,
     /// Largest message of a client, in bytes.
     pub(crate) max_message: usize,
     /// How long a client may take nothing though there is something.
@@ -63,6 +76,27 @@ pub(crate) struct Shared {
     /// Becomes true when the gateway is about to stop.
     pub(crate) stopping: watch::Receiver<bool>,
     shutdown_timeout: Duration,
+}
+
+/// By what sessions belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// They do not.
+    None,
+    /// By user.
+    User,
+    /// By the value of this query parameter.
+    Query(String),
+}
+
+impl Keys {
+    fn new(config: &Config) -> Self {
+        match config.gateway.placement {
+            Placement::LeastLoaded => Self::None,
+            Placement::User => Self::User,
+            Placement::Query => Self::Query(config.gateway.placement_key.clone()),
+        }
+    }
 }
 
 impl Shared {
@@ -76,6 +110,13 @@ impl Shared {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, pool: PoolConfig) -> Rc<Self> {
+        let pool = Pool::new(shared.nodes.clone(), pool);
+        Rc::new(Self { shared, pool })
+    }
 }
 
 impl Deref for Worker {
@@ -105,27 +146,34 @@ impl Gateway {
     /// # Errors
     /// When there is no secret or the address cannot be used.
     pub fn start(config: &Config, id: &str, seat: Seat, routes: Routes) -> Result<Self, StartError> {
-        let secret = config.cluster.secret.expose();
-        if secret.is_empty() {
+        if config.cluster.secret.expose().is_empty() {
             return Err(StartError::NoSecret);
         }
+        let auth = Auth::new(&config.auth)?;
+        let server = &config.server;
+        let options = Options {
+            handshake_timeout: Duration::from_millis(server.handshake_timeout_ms),
+            user_timeout: Duration::from_millis(server.tcp_user_timeout_ms),
+            tls: Acceptor::new(server.tls_certificate.as_deref(), server.tls_key.as_deref())?,
+        };
+        let tls = config.cluster.tls_ca.as_deref().map(Connector::new).transpose()?;
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, config.gateway.reuse_port).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let workers = match config.node.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        };
-
         let Seat { members, bus, mail, .. } = seat;
-        let connections = Connections::new(config.limits.max_connections);
+        let connections =
+            Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         let run = rand::random::<u64>() >> 11;
-        let report = reporter(id, run, address, connections.clone());
+        let zone = config.cluster.zone.clone();
+        let report = reporter(id, run, address, zone.clone(), connections.clone());
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, report);
         tokio::spawn(read_mail(id.to_owned(), bus, mail, roster.clone()));
-        let nodes = Nodes::start(roster.clone(), secret, config.gateway.moves_per_second);
+        let keys = Keys::new(config);
+        let rules = Rules { zone, keyed: keys != Keys::None, pace: config.gateway.moves_per_second };
+        let dialer = Dialer { secret: config.cluster.secret.clone(), tls };
+        let nodes = Nodes::start(roster.clone(), rules, dialer);
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -135,15 +183,18 @@ impl Gateway {
             connections,
             metrics,
             origins: config.server.origins.clone(),
+            proxies: Proxies::new(config.server.trusted_proxies.clone()),
+            auth,
+            keys,
             max_message: config.limits.max_message_bytes,
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             stopping,
             shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
         });
-        let server = serve(config, listener, &shared, workers, routes).map_err(listen)?;
+        let server = serve(config, options, listener, &shared, routes).map_err(listen)?;
         let handle = server.handle();
         let running = tokio::spawn(server);
-        tracing::info!(gateway = id, %address, workers, "gateway is ready");
+        tracing::info!(gateway = id, %address, "gateway is ready");
         let id = id.to_owned();
         Ok(Self { shared, address, server: handle, running, stop, members, id, run })
     }
@@ -152,7 +203,7 @@ impl Gateway {
     pub async fn joined(&self, patience: Duration) {
         let end = Instant::now() + patience;
         self.shared.roster.joined(patience).await;
-        while self.shared.nodes.choose(None).is_none() && Instant::now() < end {
+        while self.shared.nodes.choose(None, None).is_none() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -186,13 +237,19 @@ impl Gateway {
     }
 }
 
+/// UTC milliseconds.
+pub(crate) fn utc() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64)
+}
+
 fn reporter(
     id: &str,
     run: u64,
     address: SocketAddr,
+    zone: String,
     connections: Arc<Connections>,
 ) -> impl FnMut() -> Report + Send + 'static {
-    let utc = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64);
+    let started_at = utc();
     let id = id.to_owned();
     move || Report {
         id: id.clone(),
@@ -200,7 +257,7 @@ fn reporter(
         run,
         address: address.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: utc,
+        started_at,
         draining: connections.draining(),
         connections: connections.open() as u64,
         cpu_percent: 0.0,
@@ -208,6 +265,8 @@ fn reporter(
             .and_then(|process| process.stat())
             .map_or(0, |stat| stat.rss * procfs::page_size()),
         messages_per_s: 0.0,
+        zone: zone.clone(),
+        queue_delay_ms: 0.0,
     }
 }
 
@@ -226,44 +285,33 @@ async fn read_mail(id: String, bus: Arc<dyn Bus>, mut mail: Mail, roster: Roster
 
 fn serve(
     config: &Config,
+    options: Options,
     listener: std::net::TcpListener,
     shared: &Arc<Shared>,
-    workers: usize,
     routes: Routes,
 ) -> std::io::Result<Server> {
-    let user_timeout = Duration::from_millis(config.server.tcp_user_timeout_ms);
-    let handshake_timeout = Duration::from_millis(config.server.handshake_timeout_ms);
+    let workers = match config.node.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
     let max_body = config.limits.max_http_body_bytes;
-    let warm = config.gateway.warm_links;
+    let pool = config.pool.clone();
     let shared = shared.clone();
     // This runs on each worker's own thread.
     let factory = move || {
-        let pool = Pool::new(shared.nodes.clone(), warm);
-        let worker = Rc::new(Worker { shared: shared.clone(), pool });
+        let worker = Worker::new(shared.clone(), pool.clone());
         let app = App::new()
             .app_data(web::Data::from(shared.clone()))
-            .app_data(web::ThinData(awc::Client::default()))
+            .app_data(web::ThinData(api::client(shared.nodes.dialer())))
             .app_data(web::PayloadConfig::new(max_body))
             .configure(api::routes)
             .configure(routes)
             .default_service(web::to(api::not_found));
-        HttpService::build()
-            .client_request_timeout(handshake_timeout)
-            .client_disconnect_timeout(Duration::from_secs(1))
-            .tcp_nodelay(true)
-            .on_connect_ext(move |stream: &TcpStream, _| tune(stream, user_timeout))
-            .upgrade(fn_service(move |(request, http): (Request, _)| {
-                edge::serve(worker.clone(), request, http)
-            }))
-            .finish(map_config(app.into_factory(), |()| AppConfig::default()))
-            .tcp()
-            .map_err(|error| tracing::debug!(?error, "connection ended"))
+        service(
+            options.clone(),
+            map_config(app.into_factory(), |()| AppConfig::default()),
+            move |request, http| edge::serve(worker.clone(), request, http),
+        )
     };
-    Server::build()
-        .workers(workers)
-        .max_concurrent_connections(usize::MAX >> 1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .listen("gateway", listener, factory)
-        .map(actix_server::ServerBuilder::run)
+    service::run("gateway", workers, listener, factory)
 }

@@ -7,11 +7,10 @@
 //! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
 //! * `link`: sessions whose client is at a gateway
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
-//! * [`api`]: the HTTP API · [`auth`]: who may connect · [`metrics`], [`clock`]
+//! * [`api`]: the HTTP API · [`metrics`], [`clock`]
 
 pub mod api;
 mod attendance;
-pub mod auth;
 pub mod clock;
 pub mod fanout;
 pub mod hub;

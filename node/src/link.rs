@@ -13,12 +13,12 @@ use subtle::ConstantTimeEq;
 use tickmesh_protocol::link::{self, Attach, Open, Records, ToGateway, ToNode};
 use tickmesh_protocol::session::{Session, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::session::{Connection, SessionActor};
 use crate::worker::Worker;
 use tickmesh_edge::limits::ConnectionGuard;
+use tickmesh_edge::socket::Socket;
 
 /// Bytes read at a time while the link waits.
 const READ: usize = 4 * 1024;
@@ -36,7 +36,7 @@ pub(crate) fn is_secret(secret: &str, credential: Option<&str>) -> bool {
 }
 
 /// Waits for a session, and starts it.
-pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, early: Bytes) {
+pub(crate) async fn serve(worker: Rc<Worker>, mut stream: Socket, early: Bytes) {
     let mut records = Records::default();
     match wait(&mut stream, &mut records, early).await {
         Ok(Some(wanted)) => begin(&worker, stream, records, wanted).await,
@@ -45,7 +45,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, early: Byte
     }
 }
 
-async fn wait(stream: &mut TcpStream, records: &mut Records, early: Bytes) -> io::Result<Option<Wanted>> {
+async fn wait(stream: &mut Socket, records: &mut Records, early: Bytes) -> io::Result<Option<Wanted>> {
     let mut input = Vec::from(early);
     loop {
         let (mut wanted, mut pings, mut odd) = (None, 0, false);
@@ -65,6 +65,7 @@ async fn wait(stream: &mut TcpStream, records: &mut Records, early: Bytes) -> io
         }
         for _ in 0..pings {
             stream.write_all(&ToGateway::Pong.encode()).await?;
+            stream.flush().await?;
         }
         if wanted.is_some() {
             return Ok(wanted);
@@ -78,13 +79,14 @@ async fn wait(stream: &mut TcpStream, records: &mut Records, early: Bytes) -> io
     }
 }
 
-async fn begin(worker: &Rc<Worker>, mut stream: TcpStream, records: Records, wanted: Wanted) {
+async fn begin(worker: &Rc<Worker>, mut stream: Socket, records: Records, wanted: Wanted) {
     let (version, remote) = match &wanted {
         Wanted::Open(open) => (open.version, open.remote.clone()),
         Wanted::Attach(attach) => (attach.version, attach.remote.clone()),
     };
     let guard: Result<ConnectionGuard, String> = if version == link::VERSION {
-        worker.connections.admit().map_err(|refusal| refusal.to_string())
+        // The gateway counts addresses.
+        worker.connections.admit(None).map_err(|refusal| refusal.to_string())
     } else {
         Err(format!("link version {version}, this node speaks {}", link::VERSION))
     };

@@ -1,7 +1,8 @@
 //! A node's report of itself to the cluster.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tickmesh_cluster::members::{Kind, Report};
 
@@ -14,13 +15,42 @@ pub(crate) struct Load {
     pub(crate) base: Report,
     pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) delay: Arc<QueueDelay>,
     /// When the last was made, with the CPU seconds and deliveries until then.
     pub(crate) last: Option<(Instant, f64, u64)>,
 }
 
+/// How often a thread looks at its delay.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The longest time that something was kept waiting by what ran before it on the same thread.
+#[derive(Debug, Default)]
+pub(crate) struct QueueDelay {
+    micros: AtomicU64,
+}
+
+impl QueueDelay {
+    /// Watches the present thread: what is due now runs only after all that was ready before it.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        let delay = self.clone();
+        actix_rt::spawn(async move {
+            loop {
+                let due = tokio::time::Instant::now() + LOOK;
+                tokio::time::sleep_until(due).await;
+                delay.micros.fetch_max(due.elapsed().as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Milliseconds since this was asked last.
+    fn take(&self) -> f64 {
+        self.micros.swap(0, Ordering::Relaxed) as f64 / 1_000.0
+    }
+}
+
 impl Load {
     /// A report without figures.
-    pub(crate) fn base(id: &str, run: u64, address: String, started_at: u64) -> Report {
+    pub(crate) fn base(id: &str, run: u64, address: String, zone: String, started_at: u64) -> Report {
         Report {
             id: id.to_owned(),
             kind: Kind::Node,
@@ -33,6 +63,8 @@ impl Load {
             cpu_percent: 0.0,
             memory_bytes: 0,
             messages_per_s: 0.0,
+            zone,
+            queue_delay_ms: 0.0,
         }
     }
 
@@ -43,6 +75,7 @@ impl Load {
             .as_ref()
             .map_or(0.0, |stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
         let memory_bytes = stat.map_or(0, |stat| stat.rss * procfs::page_size());
+        let rounded = |value: f64| (value * 10.0).round() / 10.0;
         let (now, deliveries) = (Instant::now(), self.metrics.deliveries.get());
         let (mut cpu_percent, mut messages_per_s) = (0.0, 0.0);
         if let Some((at, cpu_then, deliveries_then)) = self.last {
@@ -51,13 +84,13 @@ impl Load {
             if seconds < 0.1 {
                 return self.now(self.base.cpu_percent, memory_bytes, self.base.messages_per_s);
             }
-            let rounded = |value: f64| (value * 10.0).round() / 10.0;
             cpu_percent = rounded((cpu - cpu_then) / seconds * 100.0);
             messages_per_s = rounded((deliveries - deliveries_then) as f64 / seconds);
         }
         self.last = Some((now, cpu, deliveries));
         self.base.cpu_percent = cpu_percent;
         self.base.messages_per_s = messages_per_s;
+        self.base.queue_delay_ms = rounded(self.delay.take());
         self.now(cpu_percent, memory_bytes, messages_per_s)
     }
 

@@ -6,32 +6,33 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::{HttpService, Request};
 use actix_server::{Server, ServerHandle};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_service::{IntoServiceFactory, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
 use tickmesh_cluster::config::Config;
 use tickmesh_cluster::members::{Members, Roster};
 use tickmesh_cluster::seat::Seat;
-use tickmesh_edge::listen::{bind, tune};
+use tickmesh_edge::address::Proxies;
+use tickmesh_edge::auth::{Auth, AuthSetupError};
+use tickmesh_edge::limits::Connections;
+use tickmesh_edge::listen::bind;
+use tickmesh_edge::service::{self, Options, service};
+use tickmesh_edge::tls::{Acceptor, TlsError};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::room::Classes;
 use tickmesh_protocol::session::Policy;
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::attendance::{self, Attendance};
-use crate::auth::{Auth, AuthSetupError};
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
-use crate::load::Load;
+use crate::load::{Load, QueueDelay};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::worker::{Shared, Worker};
 use crate::{api, clock, fanout, hub, upgrade};
-use tickmesh_edge::limits::Connections;
 
 /// Largest request line and headers, in bytes, of the HTTP server (a constant of `actix-http`).
 pub const MAX_HEAD_BYTES: usize = 131_072;
@@ -42,6 +43,9 @@ pub enum StartError {
     /// The keys that are configured cannot be used.
     #[error(transparent)]
     Auth(#[from] AuthSetupError),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -77,6 +81,12 @@ impl Node {
     /// When the keys or the address cannot be used.
     pub fn start(config: &Config, id: &str, seat: Seat, routes: Routes) -> Result<Self, StartError> {
         let auth = Auth::new(&config.auth)?;
+        let server = &config.server;
+        let options = Options {
+            handshake_timeout: Duration::from_millis(server.handshake_timeout_ms),
+            user_timeout: Duration::from_millis(server.tcp_user_timeout_ms),
+            tls: Acceptor::new(server.tls_certificate.as_deref(), server.tls_key.as_deref())?,
+        };
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, false).map_err(listen)?;
@@ -89,17 +99,20 @@ impl Node {
         let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
         let Seat { broker, events, members, presence, bus, mail, health } = seat;
         let metrics = Arc::new(Metrics::default());
-        let connections = Connections::new(config.limits.max_connections);
+        let connections =
+            Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         let run = rand::random::<u64>() >> 11;
         let started_at = clock::now().utc;
         let advertised = match config.cluster.advertise.as_str() {
             "" => address.to_string(),
             advertised => advertised.to_owned(),
         };
+        let delay = Arc::new(QueueDelay::default());
         let mut load = Load {
-            base: Load::base(id, run, advertised, started_at),
+            base: Load::base(id, run, advertised, config.cluster.zone.clone(), started_at),
             connections: connections.clone(),
             metrics: metrics.clone(),
+            delay: delay.clone(),
             last: None,
         };
         let lease = Duration::from_millis(config.cluster.lease_ms);
@@ -118,6 +131,7 @@ impl Node {
             hubs: senders.clone(),
             secret: config.cluster.secret.clone(),
             origins: config.server.origins.clone(),
+            proxies: Proxies::new(config.server.trusted_proxies.clone()),
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             max_publish_batch: config.limits.max_publish_batch,
             started_at,
@@ -130,8 +144,8 @@ impl Node {
             Some(at) => Some(serve_metrics(at, shared.clone())?),
             None => None,
         };
-        let server =
-            serve(config, listener, shared.clone(), fanout.clone(), seats, routes).map_err(listen)?;
+        let server = serve(config, listener, shared.clone(), fanout.clone(), seats, (options, delay), routes)
+            .map_err(listen)?;
         let handle = server.handle();
         let running = tokio::spawn(server);
         let shutdown_timeout = Duration::from_millis(config.server.shutdown_timeout_ms);
@@ -217,23 +231,22 @@ fn serve(
     shared: Arc<Shared>,
     fanout: fanout::FanoutHandle,
     seats: Vec<HubSeat>,
+    (options, delay): (Options, Arc<QueueDelay>),
     routes: Routes,
 ) -> std::io::Result<Server> {
     let workers = seats.len();
     let seats = Arc::new(Mutex::new(seats));
-    let user_timeout = Duration::from_millis(config.server.tcp_user_timeout_ms);
-    let handshake_timeout = Duration::from_millis(config.server.handshake_timeout_ms);
     let max_body = config.limits.max_http_body_bytes;
     let metrics_here = config.server.metrics_listen.is_none();
     let node = web::Data::from(shared.clone());
 
-    // `HttpServer` has no way to hand an upgraded socket over, so the service under it is built here. This runs on
-    // each worker's own thread.
+    // This runs on each worker's own thread.
     let factory = move || {
         let Some(seat) = seats.lock().pop() else {
             // A worker that panicked is started again; its hub and sessions went with it.
             panic!("a worker thread was lost, restart the node");
         };
+        delay.watch();
         let worker = Worker::new(shared.clone(), Hub::start(seat, fanout.clone(), shared.clone()));
         let app = App::new()
             .app_data(web::ThinData(worker.clone()))
@@ -247,25 +260,13 @@ fn serve(
             })
             .configure(routes)
             .default_service(web::to(api::not_found));
-        HttpService::build()
-            .client_request_timeout(handshake_timeout)
-            .client_disconnect_timeout(Duration::from_secs(1))
-            .tcp_nodelay(true)
-            .on_connect_ext(move |stream: &TcpStream, _| tune(stream, user_timeout))
-            .upgrade(fn_service(move |(request, wire): (Request, _)| {
-                upgrade::serve(worker.clone(), request, wire)
-            }))
-            .finish(map_config(app.into_factory(), |()| AppConfig::default()))
-            .tcp()
-            .map_err(|error| tracing::debug!(?error, "connection ended"))
+        service(
+            options.clone(),
+            map_config(app.into_factory(), |()| AppConfig::default()),
+            move |request, http| upgrade::serve(worker.clone(), request, http),
+        )
     };
-    Server::build()
-        .workers(workers)
-        .max_concurrent_connections(usize::MAX >> 1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .listen("node", listener, factory)
-        .map(actix_server::ServerBuilder::run)
+    service::run("node", workers, listener, factory)
 }
 
 /// The counters on an address of their own.

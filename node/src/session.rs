@@ -22,12 +22,12 @@ use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::link::Records;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Session;
-use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::hub::{Close, Deliver, Describe, MemberKey, Notice};
 use crate::worker::Worker;
-use tickmesh_edge::limits::ConnectionGuard;
+use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS};
+use tickmesh_edge::socket::Socket;
 
 use effects::Effects;
 use io::Io;
@@ -50,7 +50,7 @@ pub(crate) struct SessionActor {
 /// An upgraded connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Socket,
     /// What the client sent behind its handshake.
     pub(crate) early: Bytes,
     /// What a gateway sent behind its request for a session; none for a client's own connection.
@@ -105,11 +105,12 @@ impl SessionActor {
 
 impl SessionActor {
     /// The node wants the session to go: to another node by its gateway, or else its client to connect again.
-    fn leave(&mut self, code: CloseCode) {
+    fn leave(&mut self) {
         if self.session.is_linked() {
             self.session.freeze();
         } else {
-            self.session.close(code);
+            let retry_after = rand::random_range(0..=RETRY_SPREAD_MS);
+            self.session.go_away(clock::now(), retry_after);
         }
     }
 }
@@ -122,7 +123,7 @@ impl Actor for SessionActor {
         self.key = Some(self.worker.hub.enter(&self.session, ctx.address()));
         if self.worker.connections.draining() {
             // Let in just before the node began to drain, and not there when the others were told.
-            self.leave(CloseCode::GoingAway);
+            self.leave();
         }
         match self.connection.take() {
             Some(connection) => {
@@ -166,7 +167,10 @@ impl Handler<Close> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Close(code): Close, _: &mut Self::Context) {
-        self.session.close(code);
+        match code {
+            CloseCode::GoingAway => self.leave(),
+            code => self.session.close(code),
+        }
     }
 }
 

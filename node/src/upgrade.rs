@@ -10,9 +10,9 @@ use std::rc::Rc;
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
 use bytes::Bytes;
 use tickmesh_edge::handshake::{self, Http, Refused, bearer};
+use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::session::{Session, Wire};
-use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::link;
@@ -20,7 +20,7 @@ use crate::session::{Connection, SessionActor};
 use crate::worker::Worker;
 
 /// Serves one upgrade request.
-pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> Result<(), actix_web::Error> {
+pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> Result<(), actix_http::Error> {
     if let Err(error) = answer(worker, &request, http).await {
         tracing::debug!(%error, peer = ?request.peer_addr(), "client left during its handshake");
     }
@@ -41,7 +41,7 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Re
     }
 }
 
-type Start = Box<dyn FnOnce(TcpStream, Bytes)>;
+type Start = Box<dyn FnOnce(Socket, Bytes)>;
 
 fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, Start), Refused> {
     let is_link = request.path() == "/link" && !worker.secret.expose().is_empty();
@@ -62,7 +62,9 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
         return Ok((response, start));
     }
     handshake::check_origin(&worker.origins, request)?;
-    let guard = worker.connections.admit().map_err(|refusal| {
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = worker.proxies.client(peer, request.headers());
+    let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
         let text = refusal.to_string();
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
     })?;
@@ -79,7 +81,6 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
             Session::refused(now, &id, policy, wire, &error.into(), code)
         }
     };
-    let remote = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let worker = worker.clone();
     let start: Start = Box::new(move |stream, early| {
         let connection = Connection { stream, early, records: None };

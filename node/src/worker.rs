@@ -16,10 +16,11 @@ use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{Policy, Presence};
 
 use crate::attendance::Attendance;
-use crate::auth::Auth;
 use crate::hub::{Hub, HubSender};
 use crate::metrics::Metrics;
 use crate::peers::{Local, Peers, Question, merged};
+use tickmesh_edge::address::Proxies;
+use tickmesh_edge::auth::Auth;
 use tickmesh_edge::limits::Connections;
 
 /// What is one per node.
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) secret: Secret,
     /// Allowed values of the `Origin` header; empty for any.
     pub(crate) origins: Vec<String>,
+    /// Who may tell a client's address.
+    pub(crate) proxies: Proxies,
     /// How long a client may take nothing though there is something.
     pub(crate) stall_timeout: Duration,
     pub(crate) max_publish_batch: usize,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::close::CloseCode;
 use crate::error::Failure;
 use crate::frame::{self, Opcode};
 use crate::message::{Fields, Message, msgpack_from_json};
@@ -205,6 +206,22 @@ pub fn notice(room: &str, event: &str, seq: u64, server_time: u64, data: &impl S
         server_time,
         data,
     })
+}
+
+/// Tells a client that its connection is about to be closed, and after how many milliseconds it should come back: each
+/// client is told another time, so that not all come at once.
+#[must_use]
+pub fn going_away(retry_after_ms: u64, server_time: u64) -> Vec<u8> {
+    notice("", "going_away", 0, server_time, &serde_json::json!({ "retry_after_ms": retry_after_ms }))
+}
+
+/// What a client that is not let in gets: the error, and the close frame.
+#[must_use]
+pub fn refusal(encoding: Encoding, failure: &Failure, code: CloseCode, server_time: u64) -> Bytes {
+    let stamp = Stamp { server_time, request_id: None, trace_id: None };
+    let mut out = BytesMut::from(&frame_json(&error(stamp, failure), encoding)[..]);
+    frame::put_close(&mut out, code.code(), code.reason());
+    out.freeze()
 }
 
 /// A room's message as a notification.

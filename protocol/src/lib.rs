@@ -14,6 +14,7 @@ pub mod identity;
 pub mod link;
 pub mod message;
 pub mod outbox;
+pub mod placement;
 pub mod position;
 pub mod relay;
 pub mod room;

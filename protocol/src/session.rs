@@ -290,6 +290,15 @@ impl Session {
 
     // ---- application calls ----
 
+    /// Sends the client elsewhere, where it should come after so many milliseconds.
+    pub fn go_away(&mut self, now: Now, retry_after_ms: u64) {
+        if self.ending.is_none() {
+            self.flush_due();
+            self.send(&encode::going_away(retry_after_ms, now.utc));
+            self.close(CloseCode::GoingAway);
+        }
+    }
+
     /// Ends the connection: what is queued goes out first, then the close frame.
     pub fn close(&mut self, code: CloseCode) {
         if self.ending.is_some() {

@@ -204,6 +204,23 @@ impl Layers {
             let origin = self.origin("heartbeat.timeout_ms");
             self.wrong("heartbeat.timeout_ms", Some(timeout.to_string()), &origin, problem);
         }
+        let (min, max) = (config.pool.min, config.pool.max);
+        if max < min {
+            let origin = self.origin("pool.max");
+            let problem = format!("expected at least pool.min, which is {min}");
+            self.wrong("pool.max", Some(max.to_string()), &origin, problem);
+        }
+        let server = &config.server;
+        for (set, other, key) in [
+            (&server.tls_certificate, &server.tls_key, "server.tls_certificate"),
+            (&server.tls_key, &server.tls_certificate, "server.tls_key"),
+        ] {
+            if let (Some(path), None) = (set, other) {
+                let origin = self.origin(key);
+                let problem = "expected server.tls_certificate and server.tls_key to be set together";
+                self.wrong(key, Some(format!("{:?}", path.display().to_string())), &origin, problem);
+            }
+        }
         let auth = &config.auth;
         let no_file = auth.jwt_key_file.is_none();
         if auth.jwt_algorithm != JwtAlgorithm::Hs256 && no_file {

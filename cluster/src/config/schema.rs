@@ -49,6 +49,8 @@ pub(super) enum Kind {
     Advertise,
     /// `https://host[:port]`, or `*`.
     Origins,
+    /// Networks in CIDR notation, or addresses.
+    Networks,
     /// Room classes.
     Classes,
     /// API keys.
@@ -88,10 +90,24 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster: the credential of links between gateways and nodes. Without it there are none."),
     key(
-        "gateway.warm_links",
-        Kind::Int(0, 10_000),
-        "Links that each worker thread of a gateway keeps ready for each node, so that a client costs no handshake.",
+        "cluster.zone",
+        Kind::Name,
+        "Where this process is, such as a data centre: a gateway prefers nodes of its own zone as long as they serve.",
     ),
+    key(
+        "cluster.tls_ca",
+        Kind::Path,
+        "Certificates in PEM of those who sign nodes' certificates. With it a gateway reaches nodes by TLS, and a node's\n\
+         certificate (server.tls_certificate) has to be for the name or address in its cluster.advertise.",
+    ),
+    key(
+        "gateway.placement",
+        Kind::Choice(&["least-loaded", "user", "query"]),
+        "Which node a client gets. \"least-loaded\": of two at random the one with less load. \"user\": all connections of\n\
+         a user the same one, \"query\": all with the same value of a query parameter, by consistent hashing, unless that\n\
+         node has a quarter more than its share.",
+    ),
+    key("gateway.placement_key", Kind::Text, "The name of that query parameter."),
     key(
         "gateway.moves_per_second",
         Kind::Int(1, 100_000),
@@ -102,6 +118,17 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Bool,
         "Whether another process may listen on a gateway's port (SO_REUSEPORT): a new one can start before the old one\n\
          stops.",
+    ),
+    key(
+        "pool.min",
+        Kind::Int(0, 10_000),
+        "Links that each worker thread of a gateway keeps ready for each node, so that a client costs no handshake.",
+    ),
+    key("pool.max", Kind::Int(0, 10_000), "The same while many clients come; at least pool.min."),
+    key(
+        "pool.idle_ms",
+        Kind::Int(100, 3_600_000),
+        "Milliseconds after which a ready link beyond pool.min is closed, if nobody needed it.",
     ),
     key(
         "auth.anonymous",
@@ -132,6 +159,11 @@ pub(super) const KEYS: &[Key] = &[
          operator; a key has at least 16 bytes.",
     ),
     key("limits.max_connections", Kind::Int(1, 10_000_000), "Connections of a node; more are answered 503."),
+    key(
+        "limits.max_connections_per_address",
+        Kind::Int(0, 10_000_000),
+        "Connections from one address (of IPv6, one network of 64 bits); more are answered 503. 0 for any number.",
+    ),
     key(
         "limits.max_message_bytes",
         Kind::Int(1_024, 16_777_216),
@@ -167,6 +199,18 @@ pub(super) const KEYS: &[Key] = &[
         "Allowed Origin headers, such as \"https://example.com\"; empty or \"*\" for any. Clients that are no browsers\n\
          send none and are not held to it.",
     ),
+    key(
+        "server.trusted_proxies",
+        Kind::Networks,
+        "Networks such as \"10.0.0.0/8\" of proxies whose X-Forwarded-For tells a client's address. From others it is\n\
+         ignored.",
+    ),
+    key(
+        "server.tls_certificate",
+        Kind::Path,
+        "Certificate chain in PEM: clients connect by TLS (https, wss). It and its key are read again when they change.",
+    ),
+    key("server.tls_key", Kind::Path, "The certificate's key in PEM."),
     key(
         "server.tcp_user_timeout_ms",
         Kind::Int(1_000, 600_000),
@@ -254,7 +298,7 @@ impl Kind {
         match self {
             Self::Bool => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Boolean),
             Self::Int(..) => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Integer),
-            Self::Origins => {
+            Self::Origins | Self::Networks => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::Array(parts.map(|part| Value::String(part.into())).collect())
             }
@@ -308,6 +352,9 @@ impl Kind {
                     })
                 })
             }),
+            Self::Networks => value.as_array().is_some_and(|all| {
+                all.iter().all(|one| one.as_str().is_some_and(|one| one.parse::<ipnet::IpNet>().is_ok()))
+            }),
             Self::Classes => return check_classes(value),
             Self::ApiKeys => return check_api_keys(value),
         };
@@ -335,6 +382,7 @@ impl Kind {
             Self::Origins => {
                 "a list of origins such as \"https://example.com\", without a path, or \"*\"".into()
             }
+            Self::Networks => "a list of networks such as \"10.0.0.0/8\"".into(),
             Self::Classes | Self::ApiKeys => "a list of tables".into(),
         }
     }

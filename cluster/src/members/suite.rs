@@ -25,6 +25,8 @@ pub fn report(id: &str, run: u64) -> Report {
         cpu_percent: 0.5,
         memory_bytes: 1,
         messages_per_s: 0.0,
+        zone: String::new(),
+        queue_delay_ms: 0.0,
     }
 }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use actix::{ActorContext, ActorFuture, Context};
 use bytes::Bytes;
+use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
 use tickmesh_protocol::link::{Records, ToNode};
 use tickmesh_protocol::session::Reply;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::clock;
@@ -36,7 +36,7 @@ thread_local! {
 }
 
 pub(super) struct Io {
-    stream: TcpStream,
+    stream: Socket,
     early: Bytes,
     assembler: Assembler,
     /// Where the client's connection is at a gateway: its messages come in records.
@@ -206,7 +206,7 @@ impl Io {
                 }
             }
             match self.flush(cx) {
-                Poll::Ready(Ok(0)) => return Ok(()),
+                Poll::Ready(Ok(0)) => return self.push_out(cx),
                 Poll::Ready(Ok(taken)) => {
                     self.out.advance(taken);
                     self.stalled = None;
@@ -222,6 +222,18 @@ impl Io {
                 }
             }
         }
+    }
+
+    /// Everything was given to the socket; some of it may still wait inside.
+    fn push_out(&mut self, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.stalled = None,
+            Poll::Ready(Err(_)) => return Err(Over),
+            Poll::Pending => {
+                self.stalled.get_or_insert_with(Instant::now);
+            }
+        }
+        Ok(())
     }
 
     fn flush(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {

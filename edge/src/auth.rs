@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use tickmesh_cluster::config::{Anonymous, AuthConfig, JwtAlgorithm};
@@ -23,7 +23,7 @@ pub enum AuthError {
     /// No token, and anonymous access is off.
     #[error("a token is required")]
     Required,
-    /// The token is not one, or was not made by whoever the node trusts.
+    /// The token is not one, or was not made by whoever is trusted.
     #[error("the token is not valid: {0}")]
     Failed(String),
     /// The token was valid once.
@@ -144,6 +144,21 @@ impl Auth {
             (None, Anonymous::None) => Err(AuthError::Required),
             (None, Anonymous::Subscribe) => Ok(Identity::anonymous()),
             (None, Anonymous::Full) => Ok(Identity { anonymous_may_publish: true, ..Identity::anonymous() }),
+        }
+    }
+
+    /// What can be told of a credential before a node has seen it: that it is refused, or perhaps whose it is. Judged are
+    /// JSON Web Tokens alone, where their key is known; whatever else there is, API keys and anonymous access, is for
+    /// the node. `now` is in UTC milliseconds.
+    ///
+    /// # Errors
+    /// When no node would take the token.
+    pub fn screen(&self, credential: Option<&str>, now: u64) -> Result<Option<Identity>, AuthError> {
+        match credential {
+            Some(credential) if self.jwt.is_some() && decode_header(credential).is_ok() => {
+                self.verify(credential, now).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -1,0 +1,154 @@
+//! A connection, in the clear or under TLS, behind one type.
+//!
+//! It can be used like any stream, or by readiness: wait until it is readable or writable, then take or give what it can at
+//! once. Under TLS, bytes that were given may still wait inside it: [`Socket::try_flush`] tells.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub enum Socket {
+    /// In the clear.
+    Tcp(TcpStream),
+    /// Under TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    /// The connection underneath.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Waits until [`try_read`](Self::try_read) may give something. What was read with a buffer that it filled may have
+    /// left a rest, for which this does not wait: read until the buffer is not filled, with at least 32 KiB.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.tcp().readable().await
+    }
+
+    /// Waits until [`try_write`](Self::try_write) or [`try_flush`](Self::try_flush) may get something away.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.tcp().writable().await
+    }
+
+    /// Reads what is there; 0 at the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there, or when the connection is lost.
+    pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(into),
+            Self::Tls(stream) => {
+                let mut buffer = ReadBuf::new(into);
+                // Whoever reads so waits with `readable`, which this waker does not replace.
+                now(
+                    Pin::new(stream.as_mut()).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer)
+                )?;
+                Ok(buffer.filled().len())
+            }
+        }
+    }
+
+    /// Gives as many bytes as are taken at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none are, or when the connection is lost.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Tls(stream) => {
+                now(Pin::new(stream.as_mut()).poll_write(&mut Context::from_waker(Waker::noop()), bytes))
+            }
+        }
+    }
+
+    /// Gets away what was given and still waits inside.
+    ///
+    /// # Errors
+    /// `WouldBlock` when some of it still waits, or when the connection is lost.
+    pub fn try_flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) => Ok(()),
+            Self::Tls(stream) => {
+                now(Pin::new(stream.as_mut()).poll_flush(&mut Context::from_waker(Waker::noop())))
+            }
+        }
+    }
+}
+
+fn now<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
