@@ -2,15 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::{self, Error};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async, connect_async_tls_with_config,
+};
 
 use crate::DEADLINE;
 
@@ -67,10 +71,30 @@ impl Client {
         Self::with(request, true).await
     }
 
+    /// Connects by TLS.
+    ///
+    /// # Panics
+    /// When it is not let in.
+    pub async fn tls(address: SocketAddr, trust: Arc<ClientConfig>) -> Self {
+        let connecting = connect_async_tls_with_config(
+            format!("wss://{address}/ws"),
+            None,
+            true,
+            Some(Connector::Rustls(trust)),
+        );
+        let connected = timeout(DEADLINE, connecting).await.unwrap_or_else(|_| panic!("no handshake"));
+        let (socket, _) = connected.unwrap_or_else(|error| panic!("not let in: {error}"));
+        Self::greeted(socket, false).await
+    }
+
     async fn with(request: tungstenite::http::Request<()>, msgpack: bool) -> Self {
         let connected =
             timeout(DEADLINE, connect_async(request)).await.unwrap_or_else(|_| panic!("no handshake"));
         let (socket, _) = connected.unwrap_or_else(|error| panic!("not let in: {error}"));
+        Self::greeted(socket, msgpack).await
+    }
+
+    async fn greeted(socket: WebSocketStream<MaybeTlsStream<TcpStream>>, msgpack: bool) -> Self {
         let (rooms, held) = Default::default();
         let mut client = Self { socket, msgpack, next_id: 0, rooms, held, hello: Value::Null };
         let hello = client.next().await;

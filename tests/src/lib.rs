@@ -11,6 +11,7 @@ mod process;
 mod raw;
 mod redis_server;
 mod sandbox;
+mod tls;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,7 @@ pub use process::NodeProcess;
 pub use raw::RawClient;
 pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};
+pub use tls::Authority;
 
 /// Secret of the tokens that real nodes take.
 pub const SECRET: &str = "a secret that only tests know";

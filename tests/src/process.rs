@@ -50,7 +50,7 @@ impl NodeProcess {
         let mut line = String::new();
         let output = child.stdout.take().unwrap_or_else(|| unreachable!("it is piped"));
         let _ = BufReader::new(output).read_line(&mut line);
-        let address = line.trim().strip_prefix("http://").and_then(|address| address.parse().ok());
+        let address = line.trim().split_once("://").and_then(|(_, address)| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("the {command} says {line:?}"));
         Self { id: id.to_owned(), address, child }
     }

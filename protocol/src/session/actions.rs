@@ -185,6 +185,7 @@ impl Session {
         let counters = self.counters;
         json!({
             "session_id": self.id,
+            "node_id": self.policy.node_id,
             "connected_at": self.connected_utc,
             "connected_ms": now.utc.saturating_sub(self.connected_utc),
             "subscriptions": self.subscriptions.len(),
