@@ -1,25 +1,23 @@
-//! `bench roll` and `bench kill`: a cluster of real processes under load, whose nodes are restarted in turn or killed at
-//! random, while every message at every client is checked. It starts everything itself: a redis-server, the nodes and a
-//! gateway.
+//! `bench roll`, `kill`, `pause` and `join`: a cluster of real processes under load, whose nodes are restarted in turn, killed
+//! at random, stand still, or get one more, while every message at every client and every answer to a request is checked. It
+//! starts everything itself: a redis-server, the nodes and a gateway.
+
+mod cluster;
 
 use std::cell::Cell;
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::TargetArgs;
 use crate::fanout::{self, FanoutArgs};
+use crate::requests::Requests;
 
-/// Longest wait for a process to be ready, or gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+use cluster::Cluster;
+
 /// Quiet time before the first disturbance, and after the last.
 const CALM: Duration = Duration::from_secs(3);
 
@@ -41,6 +39,9 @@ pub struct LoadArgs {
     /// Publishing clients of the gateway
     #[arg(long, value_name = "N", default_value_t = 20)]
     publishers: usize,
+    /// Clients that make requests
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    requesters: usize,
     /// A Redis to use; without it one is started
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
@@ -72,147 +73,30 @@ pub struct KillArgs {
     duration: Duration,
 }
 
-/// A process that is killed when this is dropped.
-struct Running {
-    child: Child,
+/// Arguments of `bench pause`.
+#[derive(Debug, clap::Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// How long a node stands still each time
+    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    pause: Duration,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    times: usize,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Cluster {
-    redis: String,
-    secret: String,
-    nodes: Vec<Running>,
-    _gateway: Running,
-    address: SocketAddr,
-    started: usize,
-    _redis: Option<Running>,
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-impl Cluster {
-    async fn start(load: &LoadArgs) -> anyhow::Result<Self> {
-        let (url, server) = match &load.redis {
-            Some(url) => (url.clone(), None),
-            None => {
-                let port = free_port()?;
-                let child = Command::new("redis-server")
-                    .args([
-                        "--port",
-                        &port.to_string(),
-                        "--bind",
-                        "127.0.0.1",
-                        "--save",
-                        "",
-                        "--appendonly",
-                        "no",
-                    ])
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .spawn()
-                    .context("redis-server cannot be started: install it, or name one with --redis")?;
-                (format!("redis://127.0.0.1:{port}"), Some(Running { child }))
-            }
-        };
-        let secret = format!("{:032x}", rand::random::<u128>());
-        let (gateway, address) = spawn("gateway", "gateway", &url, &secret).await?;
-        let (nodes, started) = (Vec::new(), 0);
-        let mut cluster =
-            Self { redis: url, secret, nodes, _gateway: gateway, address, started, _redis: server };
-        for _ in 0..load.nodes {
-            cluster.add().await?;
-        }
-        Ok(cluster)
-    }
-
-    /// Starts a node, and waits until the gateway counts on it.
-    async fn add(&mut self) -> anyhow::Result<()> {
-        self.started += 1;
-        let (node, address) =
-            spawn("node", &format!("node-{}", self.started), &self.redis, &self.secret).await?;
-        self.nodes.push(node);
-        ready(address).await?;
-        ready(self.address).await
-    }
-
-    /// Has a node stop as an operator would, waits until it is gone, and starts another.
-    async fn restart(&mut self, at: usize) -> anyhow::Result<()> {
-        let mut node = self.nodes.remove(at);
-        let pid = i32::try_from(node.child.id()).ok().and_then(Pid::from_raw).context("a process id")?;
-        kill_process(pid, Signal::TERM).context("the node cannot be told to stop")?;
-        let end = Instant::now() + PATIENCE;
-        while node.child.try_wait()?.is_none() {
-            if Instant::now() > end {
-                bail!("a node does not stop");
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        self.add().await
-    }
-
-    async fn kill(&mut self) -> anyhow::Result<()> {
-        let at = rand::random_range(0..self.nodes.len());
-        drop(self.nodes.remove(at));
-        self.add().await
-    }
-}
-
-/// Starts a process of this program, and reads where it listens. The load goes on meanwhile.
-async fn spawn(
-    kind: &'static str,
-    id: &str,
-    redis: &str,
-    secret: &str,
-) -> anyhow::Result<(Running, SocketAddr)> {
-    let (id, redis, secret) = (id.to_owned(), redis.to_owned(), secret.to_owned());
-    tokio::task::spawn_blocking(move || spawn_now(kind, &id, &redis, &secret)).await.context("starting")?
-}
-
-fn spawn_now(kind: &str, id: &str, redis: &str, secret: &str) -> anyhow::Result<(Running, SocketAddr)> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args([kind, "--id", id, "--listen", "127.0.0.1:0", "--broker", redis])
-        .env("TICKMESH_AUTH__ANONYMOUS", "full")
-        .env("TICKMESH_CLUSTER__SECRET", secret)
-        .env("TICKMESH_LOG__LEVEL", "error")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start a {kind}"))?;
-    let mut line = String::new();
-    if let Some(output) = child.stdout.take() {
-        BufReader::new(output).read_line(&mut line)?;
-    }
-    let running = Running { child };
-    let address = line.trim().strip_prefix("http://").and_then(|address| address.parse().ok());
-    Ok((running, address.with_context(|| format!("a {kind} says {line:?}"))?))
-}
-
-/// Waits until a process says that it is ready.
-async fn ready(address: SocketAddr) -> anyhow::Result<()> {
-    let asking = async {
-        loop {
-            let ask = async {
-                let mut stream = TcpStream::connect(address).await?;
-                stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
-                let mut answer = Vec::new();
-                stream.read_to_end(&mut answer).await?;
-                std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
-            };
-            if matches!(ask.await, Ok(true)) {
-                return;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, asking).await.with_context(|| format!("{address} does not get ready"))
+/// Arguments of `bench join`.
+#[derive(Debug, clap::Args)]
+pub struct JoinArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Percent that a node's connections may differ from the mean
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
+    spread: f64,
+    /// How long it may take until they do not
+    #[arg(long, value_parser = crate::parse_duration, default_value = "60s")]
+    within: Duration,
 }
 
 /// Runs the load until the disturbance is over.
@@ -231,12 +115,15 @@ where
     // Its end is that of the disturbance.
     args.duration = Duration::from_secs(24 * 3_600);
     args.until = Some(done.clone());
+    let requests = Requests::open(&args.target, load.requesters).await?;
+    args.requests = Some(requests.clone());
     let begun = Rc::new(Cell::new(false));
     let (started, finished) = (begun.clone(), done.clone());
     let disturbing = tokio::task::spawn_local(async move {
         while !started.get() {
             sleep(Duration::from_millis(50)).await;
         }
+        requests.begin();
         sleep(CALM).await;
         let result = disturb(&mut cluster).await;
         sleep(CALM).await;
@@ -272,9 +159,69 @@ pub(crate) async fn kill(args: KillArgs) -> anyhow::Result<bool> {
         while Instant::now() < end {
             let next = Instant::now() + every;
             cluster.kill().await?;
-            tokio::time::sleep_until(next).await;
+            sleep_until(next).await;
         }
         Ok(())
     })
     .await
+}
+
+/// Has nodes stand still, one after the other, and go on.
+pub(crate) async fn pause(args: PauseArgs) -> anyhow::Result<bool> {
+    let (pause, times) = (args.pause, args.times);
+    under_load(args.load, async move |cluster: &mut Cluster| {
+        for time in 0..times {
+            let node = &cluster.nodes[time % cluster.nodes.len()];
+            node.signal(Signal::STOP)?;
+            sleep(pause).await;
+            node.signal(Signal::CONT)?;
+            // It comes back to what it was about to do, and gets sessions again.
+            sleep(CALM).await;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// One node more: connections move to it until it has its share.
+pub(crate) async fn join(args: JoinArgs) -> anyhow::Result<bool> {
+    let (allowed, within) = (args.spread, args.within);
+    under_load(args.load, async move |cluster: &mut Cluster| {
+        let before = cluster.connections().await?;
+        cluster.add().await?;
+        let begun = Instant::now();
+        loop {
+            let now = cluster.connections().await?;
+            let spread = spread(&now);
+            if now.len() > before.len() && spread <= allowed {
+                let seconds = begun.elapsed().as_secs_f64();
+                eprintln!(
+                    "connections of each node: {before:?}, and {seconds:.1} s after one joined {now:?}: within {spread:.1} %"
+                );
+                return Ok(());
+            }
+            if begun.elapsed() > within {
+                bail!("after {within:?} the nodes have {now:?} connections: {spread:.1} % from the mean");
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    })
+    .await
+}
+
+/// How far the one that is furthest from the mean is from it, in percent.
+fn spread(connections: &[u64]) -> f64 {
+    let mean = connections.iter().sum::<u64>() as f64 / connections.len().max(1) as f64;
+    let furthest = connections.iter().map(|one| (*one as f64 - mean).abs()).fold(0.0, f64::max);
+    if mean > 0.0 { furthest / mean * 100.0 } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_spread_is_that_of_the_furthest() {
+        assert_eq!(super::spread(&[100, 90, 110]), 10.0);
+        assert_eq!(super::spread(&[300, 0, 0]), 200.0);
+        assert_eq!(super::spread(&[]), 0.0);
+    }
 }

@@ -15,6 +15,7 @@ use crate::opening::{self, Errors, Opener, wait_until};
 use crate::procstat::{CpuReading, Processes};
 use crate::publisher::{Pace, Publisher, Publishing, pad_for};
 use crate::report::{Latency, Progress, Report};
+use crate::requests::Requests;
 use crate::stalled::{self, StalledGroup};
 use crate::subscriber::{Shared, Subscriber};
 
@@ -80,6 +81,9 @@ pub struct FanoutArgs {
     /// Ends the measurement before its time.
     #[arg(skip)]
     pub(crate) until: Option<Rc<Cell<bool>>>,
+    /// Clients that make requests meanwhile.
+    #[arg(skip)]
+    pub(crate) requests: Option<Rc<Requests>>,
 }
 
 impl Default for FanoutArgs {
@@ -106,6 +110,7 @@ impl Default for FanoutArgs {
             messages: None,
             timeout: None,
             until: None,
+            requests: None,
         }
     }
 }
@@ -311,6 +316,9 @@ async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> 
         &mut report,
     );
     run.stalled.finish(&mut report).await;
+    if let Some(requests) = &args.requests {
+        requests.finish(&mut report).await;
+    }
     Ok(report.finish(args.target.json))
 }
 

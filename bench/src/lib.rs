@@ -33,13 +33,14 @@ mod procstat;
 mod publish;
 mod publisher;
 mod report;
+mod requests;
 mod rpc;
 mod scan;
 mod stalled;
 mod subscriber;
 
 pub use baseline::BaselineArgs;
-pub use disturb::{KillArgs, LoadArgs, RollArgs};
+pub use disturb::{JoinArgs, KillArgs, LoadArgs, PauseArgs, RollArgs};
 pub use fanout::FanoutArgs;
 pub use idle::IdleArgs;
 pub use publish::PublishArgs;
@@ -60,6 +61,10 @@ pub enum Command {
     Roll(RollArgs),
     /// Starts a cluster, kills its nodes at random under load, and checks every message at every client
     Kill(KillArgs),
+    /// Starts a cluster, stops its nodes' processes for a while (SIGSTOP) under load, and checks the same
+    Pause(PauseArgs),
+    /// Starts a cluster, adds a node under load, checks the same, and that connections move to it
+    Join(JoinArgs),
     /// Serve the bare minimum, one write per delivery: the floor to compare a server with
     Baseline(BaselineArgs),
 }
@@ -112,6 +117,8 @@ pub fn run(command: Command) -> anyhow::Result<bool> {
         Command::Idle(args) => runtime.block_on(idle::run(args)),
         Command::Roll(args) => runtime.block_on(disturb::roll(args)),
         Command::Kill(args) => runtime.block_on(disturb::kill(args)),
+        Command::Pause(args) => runtime.block_on(disturb::pause(args)),
+        Command::Join(args) => runtime.block_on(disturb::join(args)),
         Command::Baseline(args) => runtime.block_on(baseline::run(args)),
     }
 }
@@ -159,6 +166,8 @@ mod tests {
                 Command::Idle(args) => idle::run(args).await,
                 Command::Roll(args) => disturb::roll(args).await,
                 Command::Kill(args) => disturb::kill(args).await,
+                Command::Pause(args) => disturb::pause(args).await,
+                Command::Join(args) => disturb::join(args).await,
                 Command::Baseline(args) => baseline::run(args).await,
             }
         })

@@ -35,7 +35,7 @@ async fn a_cluster_under_tls_takes_renewed_certificates_without_a_restart() {
         ("TICKMESH_SERVER__TLS_CERTIFICATE", certificate.as_str()),
         ("TICKMESH_SERVER__TLS_KEY", key.as_str()),
     ];
-    let mut nodes = vec![
+    let mut nodes = [
         NodeProcess::start("n1", &server.url(), &environment),
         NodeProcess::start("n2", &server.url(), &environment),
     ];
