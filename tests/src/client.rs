@@ -150,6 +150,11 @@ impl Client {
         self.socket.send(message).await.unwrap_or_else(|error| panic!("cannot send: {error}"));
     }
 
+    /// Sends any JSON, and says whether the connection took it.
+    pub async fn try_send(&mut self, message: &Value) -> bool {
+        self.socket.send(Message::text(message.to_string())).await.is_ok()
+    }
+
     /// Sends text as it is.
     ///
     /// # Panics
@@ -242,6 +247,17 @@ impl Client {
         match self.held.pop_front() {
             Some(message) => message,
             None => self.next_from_socket().await,
+        }
+    }
+
+    /// The next message, or the close code.
+    ///
+    /// # Errors
+    /// When the connection is closed; 1006 where that came without a word.
+    pub async fn try_next(&mut self) -> Result<Value, u16> {
+        match self.held.pop_front() {
+            Some(message) => Ok(message),
+            None => self.read().await,
         }
     }
 

@@ -1,11 +1,13 @@
 //! Promise 3: nodes are disposable. A client at a gateway is not disconnected, misses nothing and gets nothing twice,
 //! whatever happens to the nodes behind.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::json;
-use tickmesh_tests::{Account, Client, Load, NodeProcess, RedisServer, Sandbox, eventually, size};
-use tokio::time::sleep;
+use serde_json::{Value, json};
+use tickmesh_tests::{Account, Client, DEADLINE, Load, NodeProcess, RedisServer, Sandbox, eventually, size};
+use tokio::time::{Instant, sleep};
 
 struct Cluster {
     server: RedisServer,
@@ -129,22 +131,106 @@ async fn connections_move_to_a_node_that_joins() {
     nothing_happened(&load.finish().await);
 }
 
-#[tokio::test]
-async fn clients_of_a_killed_gateway_recover_at_another() {
+const FAILOVER_ROOMS: usize = 5;
+
+/// Follows a room until its last message, at the other gateway when one is gone, and gives what it has received.
+async fn follow(mut gateways: Vec<SocketAddr>, room: String, last: u64) -> (Vec<Value>, u32) {
+    let (mut client, mut received, mut moves) = (Client::connect(gateways[0], "").await, Vec::new(), 0);
+    client.subscribe(&room, json!({})).await;
+    let mut end = Instant::now() + DEADLINE;
+    while (received.len() + client.room(&room).received.len()) as u64 != last {
+        assert!(Instant::now() < end, "{room} does not go on");
+        if client.try_next().await.is_ok() {
+            continue;
+        }
+        gateways.rotate_left(1);
+        let before = client.room(&room);
+        received.extend(before.received.into_iter().map(|(_, data)| data));
+        client = Client::connect(gateways[0], "").await;
+        let recover = json!({"recover": {"epoch": before.epoch, "seq": before.seq}});
+        let recovered = client.subscribe(&room, recover).await;
+        let count = recovered["messages"].as_array().map_or(0, Vec::len) as u64;
+        assert_eq!(recovered["recovered"], true, "{recovered}");
+        assert_eq!(recovered["seq"], before.seq + count, "what comes follows what came");
+        (moves, end) = (moves + 1, Instant::now() + DEADLINE);
+    }
+    received.extend(client.room(&room).received.into_iter().map(|(_, data)| data));
+    (received, moves)
+}
+
+/// Publishes so many messages over all rooms, each again at the other gateway if it stays without an answer.
+async fn publish(mut gateways: Vec<SocketAddr>, name: usize, count: u64) {
+    let mut client = Client::connect(gateways[0], "").await;
+    for n in 0..count {
+        let id = format!("p{name}-{n}");
+        let room = format!("market_failover{}", n as usize % FAILOVER_ROOMS);
+        let payload = json!({"room": room, "event": "e", "data": id, "message_id": id});
+        let message = json!({"type": "request", "request_id": id, "action": "publish", "payload": payload});
+        'sent: loop {
+            if client.try_send(&message).await {
+                while let Ok(answer) = client.try_next().await {
+                    if answer["request_id"] == id {
+                        assert_eq!(answer["success"], true, "{answer}");
+                        break 'sent;
+                    }
+                }
+            }
+            gateways.rotate_left(1);
+            client = Client::connect(gateways[0], "").await;
+        }
+    }
+}
+
+/// What happens to the first of two gateways under load: nobody misses anything or gets anything twice.
+async fn failover(happens: impl FnOnce(&mut NodeProcess)) {
     let mut cluster = Cluster::start(2).await;
     let other = NodeProcess::gateway("g2", &cluster.server.url(), &[]);
-    let mut client = Client::connect(cluster.gateway.address(), "").await;
-    let begun = client.subscribe("market_1", json!({})).await;
-    let mut publisher = Client::connect(other.address(), "").await;
-    let message = json!({"room": "market_1", "event": "e", "data": {"text": "1"}});
-    publisher.request("publish", message.clone()).await;
-    client.read_until("market_1", 1).await;
-    cluster.gateway.kill();
-    publisher.request("publish", message).await;
-    let mut client = Client::connect(other.address(), "").await;
-    let recovered =
-        client.subscribe("market_1", json!({"recover": {"epoch": begun["epoch"], "seq": 1}})).await;
-    assert_eq!((&recovered["recovered"], &recovered["messages"][0]["seq"]), (&json!(true), &json!(2)));
+    eventually("the other is ready", || async {
+        Sandbox::http(other.address(), "GET", "/readyz", "", "").await.status == 200
+    })
+    .await;
+    let both =
+        [vec![cluster.gateway.address(), other.address()], vec![other.address(), cluster.gateway.address()]];
+    let (publishers, each) = (4, size("TICKMESH_TEST_MESSAGES", 1_500) as u64);
+    let last = publishers as u64 * each / FAILOVER_ROOMS as u64;
+    let followers: Vec<_> = (0..size("TICKMESH_TEST_SUBSCRIBERS", 40))
+        .map(|n| {
+            let room = format!("market_failover{}", n / 2 % FAILOVER_ROOMS);
+            tokio::spawn(follow(both[n % 2].clone(), room, last))
+        })
+        .collect();
+    let count = followers.len() as u64;
+    eventually("all follow", || async {
+        let mut sessions = 0;
+        for node in 0..2 {
+            sessions += cluster.sessions(node).await;
+        }
+        sessions == count
+    })
+    .await;
+    let publishing: Vec<_> =
+        (0..publishers).map(|n| tokio::spawn(publish(both[n % 2].clone(), n, each))).collect();
+    sleep(Duration::from_millis(400)).await;
+    happens(&mut cluster.gateway);
+    for publisher in publishing {
+        publisher.await.expect("published");
+    }
+    for (n, follower) in followers.into_iter().enumerate() {
+        let (received, moves) = follower.await.expect("followed");
+        let different: HashSet<String> = received.iter().map(Value::to_string).collect();
+        assert_eq!((received.len() as u64, different.len() as u64), (last, last), "once each");
+        assert_eq!(moves, 1 - n as u32 % 2, "those of the other gateway are not disconnected");
+    }
+}
+
+#[tokio::test]
+async fn clients_of_a_killed_gateway_recover_at_another() {
+    failover(NodeProcess::kill).await;
+}
+
+#[tokio::test]
+async fn clients_of_a_stopping_gateway_recover_at_another() {
+    failover(|gateway| gateway.signal("-TERM")).await;
 }
 
 #[tokio::test]

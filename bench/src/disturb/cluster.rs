@@ -88,14 +88,18 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts a node, and waits until the gateway counts on it.
+    /// Starts a node, and waits until the gateway counts on it as on all others.
     pub(super) async fn add(&mut self) -> anyhow::Result<()> {
         self.started += 1;
-        let (node, address) =
-            spawn("node", &format!("node-{}", self.started), &self.redis, &self.secret).await?;
+        let (node, _) = spawn("node", &format!("node-{}", self.started), &self.redis, &self.secret).await?;
         self.nodes.push(node);
-        ready(address).await?;
-        ready(self.address).await
+        let (gateway, line) = (self.address, format!("tickmesh_gateway_nodes {}", self.nodes.len()));
+        let asking = async {
+            while !get(gateway, "/metrics").await.is_ok_and(|text| text.lines().any(|have| have == line)) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, asking).await.with_context(|| format!("the gateway does not say {line:?}"))
     }
 
     /// Has a node stop as an operator would, waits until it is gone, and starts another.
@@ -148,16 +152,6 @@ fn spawn_now(kind: &str, id: &str, redis: &str, secret: &str) -> anyhow::Result<
     let running = Running { child };
     let address = line.trim().strip_prefix("http://").and_then(|address| address.parse().ok());
     Ok((running, address.with_context(|| format!("a {kind} says {line:?}"))?))
-}
-
-/// Waits until a process says that it is ready.
-async fn ready(address: SocketAddr) -> anyhow::Result<()> {
-    let asking = async {
-        while !get(address, "/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, asking).await.with_context(|| format!("{address} does not get ready"))
 }
 
 async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
