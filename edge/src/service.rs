@@ -62,7 +62,7 @@ where
             let peer = stream.peer_addr().ok();
             let socket = match tls {
                 None => Socket::Tcp(stream),
-                Some(tls) => match timeout(handshake_timeout, tls.accept(stream)).await {
+                Some(tls) => match timeout(handshake_timeout, Box::pin(tls.accept(stream))).await {
                     Ok(Ok(socket)) => socket,
                     Ok(Err(error)) => {
                         tracing::debug!(?peer, %error, "no TLS handshake");

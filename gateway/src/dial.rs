@@ -27,7 +27,8 @@ impl Dialer {
     /// Opens a link, after which there are records.
     pub(crate) async fn link(&self, address: &str) -> io::Result<Socket> {
         let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-        timeout(PATIENCE, self.shake_hands(address)).await.map_err(timed_out)?
+        // Every held connection's future has room for this one, which would be mostly TLS, and hardly ever needs it.
+        timeout(PATIENCE, Box::pin(self.shake_hands(address))).await.map_err(timed_out)?
     }
 
     async fn shake_hands(&self, address: &str) -> io::Result<Socket> {

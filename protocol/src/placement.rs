@@ -117,8 +117,9 @@ fn rank(key: &str, node: &str) -> u64 {
     hasher.finish()
 }
 
-/// For each node, how many connections it has above its share, if that is more than `slack_percent` of it: so many may
-/// move. Where some nodes are in the preferred zone, the others' share is nothing.
+/// For each node, how many connections it has above its share: so many may move. Nothing, as long as no node is further
+/// from its share than `slack_percent` of it, above or below. Where some nodes are in the preferred zone, the others'
+/// share is nothing.
 #[must_use]
 pub fn surplus(candidates: &[Candidate<'_>], zone: &str, slack_percent: u64) -> Vec<u64> {
     let home = |one: &Candidate<'_>| zone.is_empty() || one.zone == zone;
@@ -128,9 +129,10 @@ pub fn surplus(candidates: &[Candidate<'_>], zone: &str, slack_percent: u64) -> 
     let total: u64 = candidates.iter().map(|one| one.connections).sum();
     let share = total.div_ceil(count.max(1));
     let slack = share * slack_percent / 100 + 1;
+    let uneven = candidates.iter().any(|one| shares(one) && one.connections.abs_diff(share) > slack);
     let above = |one: &Candidate<'_>| match one.connections {
         connections if !shares(one) => connections,
-        connections if connections > share + slack => connections - share,
+        connections if uneven => connections.saturating_sub(share),
         _ => 0,
     };
     candidates.iter().map(above).collect()
@@ -236,6 +238,8 @@ mod tests {
     fn what_is_above_a_nodes_share_may_move() {
         assert_eq!(surplus(&[node("a", 300), node("b", 0)], "", 5), [150, 0]);
         assert_eq!(surplus(&[node("a", 104), node("b", 96)], "", 5), [0, 0]);
+        let joined = [node("a", 108), node("b", 109), node("c", 107), node("late", 76)];
+        assert_eq!(surplus(&joined, "", 12), [8, 9, 7, 0], "nobody has much too many, but one has too few");
         assert_eq!(surplus(&[node("a", 1), node("b", 0)], "", 5), [0, 0], "one cannot be shared");
         assert_eq!(surplus(&[], "", 5), [0; 0]);
     }
