@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tickmesh_tests::{Account, Client, DEADLINE, Load, NodeProcess, RedisServer, Sandbox, eventually, size};
+use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep};
 
 struct Cluster {
@@ -134,9 +136,15 @@ async fn connections_move_to_a_node_that_joins() {
 const FAILOVER_ROOMS: usize = 5;
 
 /// Follows a room until its last message, at the other gateway when one is gone, and gives what it has received.
-async fn follow(mut gateways: Vec<SocketAddr>, room: String, last: u64) -> (Vec<Value>, u32) {
+async fn follow(
+    mut gateways: Vec<SocketAddr>,
+    room: String,
+    last: u64,
+    ready: Arc<Barrier>,
+) -> (Vec<Value>, u32) {
     let (mut client, mut received, mut moves) = (Client::connect(gateways[0], "").await, Vec::new(), 0);
     client.subscribe(&room, json!({})).await;
+    ready.wait().await;
     let mut end = Instant::now() + DEADLINE;
     while (received.len() + client.room(&room).received.len()) as u64 != last {
         assert!(Instant::now() < end, "{room} does not go on");
@@ -193,21 +201,15 @@ async fn failover(happens: impl FnOnce(&mut NodeProcess)) {
         [vec![cluster.gateway.address(), other.address()], vec![other.address(), cluster.gateway.address()]];
     let (publishers, each) = (4, size("TICKMESH_TEST_MESSAGES", 1_500) as u64);
     let last = publishers as u64 * each / FAILOVER_ROOMS as u64;
-    let followers: Vec<_> = (0..size("TICKMESH_TEST_SUBSCRIBERS", 40))
+    let count = size("TICKMESH_TEST_SUBSCRIBERS", 40);
+    let ready = Arc::new(Barrier::new(count + 1));
+    let followers: Vec<_> = (0..count)
         .map(|n| {
             let room = format!("market_failover{}", n / 2 % FAILOVER_ROOMS);
-            tokio::spawn(follow(both[n % 2].clone(), room, last))
+            tokio::spawn(follow(both[n % 2].clone(), room, last, ready.clone()))
         })
         .collect();
-    let count = followers.len() as u64;
-    eventually("all follow", || async {
-        let mut sessions = 0;
-        for node in 0..2 {
-            sessions += cluster.sessions(node).await;
-        }
-        sessions == count
-    })
-    .await;
+    ready.wait().await;
     let publishing: Vec<_> =
         (0..publishers).map(|n| tokio::spawn(publish(both[n % 2].clone(), n, each))).collect();
     sleep(Duration::from_millis(400)).await;
