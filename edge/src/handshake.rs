@@ -149,5 +149,6 @@ pub async fn refuse(http: &mut Http, refused: &Refused) -> io::Result<()> {
 pub async fn accept(mut http: Http, mut response: ResponseBuilder) -> io::Result<(Socket, Bytes)> {
     http.send(Message::Item((response.finish().drop_body(), BodySize::None))).await?;
     let parts = http.into_parts();
-    Ok((parts.io, parts.read_buf.freeze()))
+    // A copy, of nothing mostly: the buffer itself has room for a whole request, and would stay as long as the client.
+    Ok((parts.io, Bytes::copy_from_slice(&parts.read_buf)))
 }

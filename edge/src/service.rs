@@ -11,13 +11,14 @@ use actix_http::body::{BoxBody, MessageBody};
 use actix_http::{HttpService, Protocol, Request, Response};
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service};
+use tickmesh_cluster::config::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::handshake::Http;
 use crate::listen::tune;
 use crate::socket::Socket;
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, TlsError};
 
 /// How connections are served.
 #[derive(Debug, Clone)]
@@ -28,6 +29,29 @@ pub struct Options {
     pub user_timeout: Duration,
     /// Without it, in the clear.
     pub tls: Option<Acceptor>,
+}
+
+impl Options {
+    /// Those that are configured. Needs a runtime, on which certificates are watched.
+    ///
+    /// # Errors
+    /// When the certificate or its key cannot be used.
+    pub fn new(config: &ServerConfig) -> Result<Self, TlsError> {
+        Ok(Self {
+            handshake_timeout: Duration::from_millis(config.handshake_timeout_ms),
+            user_timeout: Duration::from_millis(config.tcp_user_timeout_ms),
+            tls: Acceptor::new(config.tls_certificate.as_deref(), config.tls_key.as_deref())?,
+        })
+    }
+}
+
+/// Worker threads, where so many are configured; 0 for one per core.
+#[must_use]
+pub fn workers(configured: usize) -> usize {
+    match configured {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
 }
 
 /// Serves one kind of connection: HTTP requests by `app`, and those that ask for an upgrade by `upgrade`, which gets the

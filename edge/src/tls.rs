@@ -71,40 +71,43 @@ struct Files<T> {
     now: RwLock<T>,
 }
 
+/// By what a change is noticed: modification time and length of each file.
+type Looks = Vec<Option<(SystemTime, u64)>>;
+
 impl<T: Clone + Send + Sync + 'static> Files<T> {
-    fn read(paths: Vec<PathBuf>, read: fn(&[PathBuf]) -> Result<T, TlsError>) -> Result<Arc<Self>, TlsError> {
+    /// Reads the files, and watches them on the present runtime as long as somebody uses what is in them.
+    fn watched(
+        paths: Vec<PathBuf>,
+        read: fn(&[PathBuf]) -> Result<T, TlsError>,
+    ) -> Result<Arc<Self>, TlsError> {
+        // Looked at first: what changes while it is read is read again.
+        let seen = looks(&paths);
         let now = RwLock::new(read(&paths)?);
-        Ok(Arc::new(Self { paths, read, now }))
+        let files = Arc::new(Self { paths, read, now });
+        tokio::spawn(watch(Arc::downgrade(&files), seen));
+        Ok(files)
     }
 
     fn get(&self) -> T {
         self.now.read().clone()
     }
-
-    /// Watches the files, on the present runtime, as long as somebody uses what is in them.
-    fn watch(self: &Arc<Self>) {
-        tokio::spawn(watch(Arc::downgrade(self), self.looks()));
-    }
-
-    /// By what a change is noticed. A link that points elsewhere counts (Kubernetes replaces files so).
-    fn looks(&self) -> Vec<Option<(SystemTime, u64)>> {
-        let look = |path: &PathBuf| {
-            let data = std::fs::metadata(path).ok()?;
-            Some((data.modified().ok()?, data.len()))
-        };
-        self.paths.iter().map(look).collect()
-    }
 }
 
-async fn watch<T: Clone + Send + Sync + 'static>(
-    files: Weak<Files<T>>,
-    mut seen: Vec<Option<(SystemTime, u64)>>,
-) {
+/// A link that points elsewhere counts (Kubernetes replaces files so).
+fn looks(paths: &[PathBuf]) -> Looks {
+    let look = |path: &PathBuf| {
+        let data = std::fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    };
+    paths.iter().map(look).collect()
+}
+
+async fn watch<T: Clone + Send + Sync + 'static>(files: Weak<Files<T>>, mut seen: Looks) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(files) = files.upgrade() else { return };
         let looked = tokio::task::spawn_blocking(move || {
-            let looks = files.looks();
+            let looks = looks(&files.paths);
             if looks == seen {
                 return seen;
             }
@@ -165,8 +168,7 @@ impl Acceptor {
             (Some(certificate), Some(key)) => (certificate, key),
             _ => return Err(TlsError::Half),
         };
-        let files = Files::read(vec![certificate.into(), key.into()], read_pair)?;
-        files.watch();
+        let files = Files::watched(vec![certificate.into(), key.into()], read_pair)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Pair { certificate: certificate.into(), key: key.into(), error })?
@@ -215,8 +217,7 @@ impl Connector {
     /// # Errors
     /// When it cannot be read or holds no certificate.
     pub fn new(authorities: &Path) -> Result<Self, TlsError> {
-        let files = Files::read(vec![authorities.into()], read_authorities)?;
-        files.watch();
+        let files = Files::watched(vec![authorities.into()], read_authorities)?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::File { path: authorities.into(), problem: error.to_string() })?

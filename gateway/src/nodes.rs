@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(20);
 /// Ticks between two looks at the balance.
 const BALANCE_TICKS: u32 = 25;
-/// A node may have so many connections more than its share, in percent, before some move.
+/// So far from its share, in percent, may a node's connections be before some move.
 const SLACK_PERCENT: u64 = 12;
 
 /// How long a node that failed a session is passed over; doubled with each that fails, up to the longest.
@@ -266,11 +266,13 @@ impl Nodes {
                 change = changes.recv() => if change.is_err() { changes = roster.changes() },
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
-                    let runs: Vec<_> = self.placeable().iter().map(|node| node.run).collect();
-                    if self.rules.keyed && runs != before {
-                        self.review();
+                    if self.rules.keyed {
+                        let runs: Vec<_> = self.placeable().iter().map(|node| node.run).collect();
+                        if runs != before {
+                            self.review();
+                            before = runs;
+                        }
                     }
-                    before = runs;
                     self.move_some(ticks.is_multiple_of(BALANCE_TICKS));
                     continue;
                 }

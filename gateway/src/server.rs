@@ -21,7 +21,7 @@ use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::bind;
 use tickmesh_edge::service::{self, Options, service};
-use tickmesh_edge::tls::{Acceptor, Connector, TlsError};
+use tickmesh_edge::tls::{Connector, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -150,12 +150,7 @@ impl Gateway {
             return Err(StartError::NoSecret);
         }
         let auth = Auth::new(&config.auth)?;
-        let server = &config.server;
-        let options = Options {
-            handshake_timeout: Duration::from_millis(server.handshake_timeout_ms),
-            user_timeout: Duration::from_millis(server.tcp_user_timeout_ms),
-            tls: Acceptor::new(server.tls_certificate.as_deref(), server.tls_key.as_deref())?,
-        };
+        let options = Options::new(&config.server)?;
         let tls = config.cluster.tls_ca.as_deref().map(Connector::new).transpose()?;
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
@@ -290,10 +285,7 @@ fn serve(
     shared: &Arc<Shared>,
     routes: Routes,
 ) -> std::io::Result<Server> {
-    let workers = match config.node.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let workers = service::workers(config.node.workers);
     let max_body = config.limits.max_http_body_bytes;
     let pool = config.pool.clone();
     let shared = shared.clone();

@@ -19,7 +19,7 @@ use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::bind;
 use tickmesh_edge::service::{self, Options, service};
-use tickmesh_edge::tls::{Acceptor, TlsError};
+use tickmesh_edge::tls::TlsError;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::room::Classes;
 use tickmesh_protocol::session::Policy;
@@ -81,21 +81,13 @@ impl Node {
     /// When the keys or the address cannot be used.
     pub fn start(config: &Config, id: &str, seat: Seat, routes: Routes) -> Result<Self, StartError> {
         let auth = Auth::new(&config.auth)?;
-        let server = &config.server;
-        let options = Options {
-            handshake_timeout: Duration::from_millis(server.handshake_timeout_ms),
-            user_timeout: Duration::from_millis(server.tcp_user_timeout_ms),
-            tls: Acceptor::new(server.tls_certificate.as_deref(), server.tls_key.as_deref())?,
-        };
+        let options = Options::new(&config.server)?;
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, false).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
-        let workers = match config.node.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        };
+        let workers = service::workers(config.node.workers);
         let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
         let Seat { broker, events, members, presence, bus, mail, health } = seat;
         let metrics = Arc::new(Metrics::default());

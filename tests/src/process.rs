@@ -67,6 +67,19 @@ impl NodeProcess {
         self.address
     }
 
+    /// Waits until this gateway would place sessions on so many nodes.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn places_sessions_on(&self, nodes: usize) {
+        let line = format!("tickmesh_gateway_nodes {nodes}");
+        crate::eventually("the gateway knows its nodes", || async {
+            let metrics = crate::Sandbox::http(self.address, "GET", "/metrics", "", "").await.body;
+            metrics.lines().any(|have| have == line)
+        })
+        .await;
+    }
+
     /// Sends a signal, such as `-TERM`, `-STOP` or `-CONT`.
     ///
     /// # Panics

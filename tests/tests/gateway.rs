@@ -31,16 +31,7 @@ impl Cluster {
 
     /// Waits until the gateway would place sessions on all nodes.
     async fn settled(&self) {
-        self.places_sessions_on(self.nodes.len()).await;
-    }
-
-    async fn places_sessions_on(&self, nodes: usize) {
-        let line = format!("tickmesh_gateway_nodes {nodes}");
-        eventually("all nodes are known and take sessions", || async {
-            let metrics = Sandbox::http(self.gateway.address(), "GET", "/metrics", "", "").await.body;
-            metrics.lines().any(|have| have == line)
-        })
-        .await;
+        self.gateway.places_sessions_on(self.nodes.len()).await;
     }
 
     async fn load(&self) -> Load {
@@ -193,10 +184,7 @@ async fn publish(mut gateways: Vec<SocketAddr>, name: usize, count: u64) {
 async fn failover(happens: impl FnOnce(&mut NodeProcess)) {
     let mut cluster = Cluster::start(2).await;
     let other = NodeProcess::gateway("g2", &cluster.server.url(), &[]);
-    eventually("the other is ready", || async {
-        Sandbox::http(other.address(), "GET", "/readyz", "", "").await.status == 200
-    })
-    .await;
+    other.places_sessions_on(2).await;
     let both =
         [vec![cluster.gateway.address(), other.address()], vec![other.address(), cluster.gateway.address()]];
     let (publishers, each) = (4, size("TICKMESH_TEST_MESSAGES", 1_500) as u64);
@@ -212,7 +200,12 @@ async fn failover(happens: impl FnOnce(&mut NodeProcess)) {
     ready.wait().await;
     let publishing: Vec<_> =
         (0..publishers).map(|n| tokio::spawn(publish(both[n % 2].clone(), n, each))).collect();
-    sleep(Duration::from_millis(400)).await;
+    eventually("a part is published", || async {
+        let room =
+            Sandbox::http(other.address(), "GET", "/api/v1/rooms/market_failover0", "", "").await.json();
+        room["seq"].as_u64().is_some_and(|seq| seq > last / 10)
+    })
+    .await;
     happens(&mut cluster.gateway);
     for publisher in publishing {
         publisher.await.expect("published");
@@ -303,7 +296,7 @@ async fn nodes_that_answer_garbage_are_left() {
         lies.push(liar(&cluster.server, &format!("liar{n}"), answer).await);
     }
     // The gateway believes in them, and every client gets its session all the same.
-    cluster.places_sessions_on(1 + lies.len()).await;
+    cluster.gateway.places_sessions_on(1 + lies.len()).await;
     let load = cluster.load().await;
     sleep(Duration::from_secs(1)).await;
     nothing_happened(&load.finish().await);
