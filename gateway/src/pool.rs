@@ -79,9 +79,9 @@ impl Pool {
             let (pool, node) = (self.clone(), node.clone());
             actix_rt::spawn(async move {
                 let link = pool.nodes.dialer().link(&node.address).await;
-                // It may have been given up meanwhile.
+                // It may have been given up meanwhile, and begun anew with nothing under way.
                 if let Some(warm) = pool.warm.borrow_mut().get_mut(&node.run) {
-                    warm.connecting -= 1;
+                    warm.connecting = warm.connecting.saturating_sub(1);
                     warm.links.extend(link.ok().filter(|_| warm.links.len() < warm.target));
                 }
             });
