@@ -140,6 +140,7 @@ async fn follow(
     while (received.len() + client.room(&room).received.len()) as u64 != last {
         assert!(Instant::now() < end, "{room} does not go on");
         if client.try_next().await.is_ok() {
+            end = Instant::now() + DEADLINE;
             continue;
         }
         gateways.rotate_left(1);
