@@ -82,8 +82,8 @@ pub fn check_origin(allowed: &[String], request: &Request) -> Result<(), Refused
 /// Reads what the client wants, and names the chosen subprotocol in the response.
 pub fn hello(request: &Request, response: &mut ResponseBuilder) -> Hello {
     let encoding = subprotocol(request);
-    if let Some(encoding) = encoding {
-        let name = HeaderValue::from_static(encoding.subprotocol());
+    if let Some(name) = encoding.and_then(Encoding::subprotocol) {
+        let name = HeaderValue::from_static(name);
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, name));
     }
     let query: HashMap<Cow<'_, str>, Cow<'_, str>> =

@@ -48,12 +48,11 @@ impl Prepared {
         &self.message
     }
 
-    /// The message as a notification's frame.
+    /// The message as a notification's frame; for Socket.IO two, see [`encode::frames`].
     #[must_use]
     pub fn frame(&self, encoding: Encoding, fields: Option<&Fields>) -> Bytes {
         let encode = || {
-            let json = encode::notification(&self.room, &self.message, self.server_time, fields);
-            encode::frame_json(&json, encoding)
+            encode::frames(&self.room, &self.message, self.server_time, fields, encoding)
         };
         let Some(fields) = fields else {
             return self.whole[encoding as usize].get_or_init(encode).clone();
@@ -129,7 +128,7 @@ impl Batch {
         if let [only] = &*self.messages {
             return only.frame(encoding, None);
         }
-        let join = || encode::joined_frames(self.frames(encoding).iter());
+        let join = || encode::joined_messages(&self.frames(encoding), encoding);
         self.joined[encoding as usize].get_or_init(join).clone()
     }
 

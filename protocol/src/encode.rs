@@ -22,11 +22,15 @@ pub enum Encoding {
     Json = 0,
     /// `tickmesh.msgpack.v1`: binary frames.
     Msgpack = 1,
+    /// Socket.IO: text frames, each an Engine.IO message. A room's message is an event of its own name.
+    SocketIo = 2,
+    /// The same for subscriptions to market streams: a room's message is the event `stream_data`.
+    SocketIoStream = 3,
 }
 
 impl Encoding {
     /// How many there are, for tables with one entry each.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 4;
 
     /// The encoding that a subprotocol names.
     #[must_use]
@@ -38,12 +42,13 @@ impl Encoding {
         }
     }
 
-    /// The subprotocol's name.
+    /// The subprotocol's name; Socket.IO has none.
     #[must_use]
-    pub fn subprotocol(self) -> &'static str {
+    pub fn subprotocol(self) -> Option<&'static str> {
         match self {
-            Self::Json => "tickmesh.json.v1",
-            Self::Msgpack => "tickmesh.msgpack.v1",
+            Self::Json => Some("tickmesh.json.v1"),
+            Self::Msgpack => Some("tickmesh.msgpack.v1"),
+            Self::SocketIo | Self::SocketIoStream => None,
         }
     }
 
@@ -53,22 +58,23 @@ impl Encoding {
         match self {
             Self::Json => "json",
             Self::Msgpack => "msgpack",
+            Self::SocketIo | Self::SocketIoStream => "socketio",
         }
     }
 
     fn opcode(self) -> Opcode {
         match self {
-            Self::Json => Opcode::Text,
+            Self::Json | Self::SocketIo | Self::SocketIoStream => Opcode::Text,
             Self::Msgpack => Opcode::Binary,
         }
     }
 }
 
-/// Frames JSON text in the given encoding.
+/// Frames JSON text in the given encoding. For Socket.IO it is an event's whole packet.
 #[must_use]
 pub fn frame_json(json: &[u8], encoding: Encoding) -> Bytes {
     match encoding {
-        Encoding::Json => framed(json, encoding),
+        Encoding::Json | Encoding::SocketIo | Encoding::SocketIoStream => framed(json, encoding),
         Encoding::Msgpack => framed(&msgpack_from_json(json), encoding),
     }
 }
@@ -208,6 +214,21 @@ pub fn notice(room: &str, event: &str, seq: u64, server_time: u64, data: &impl S
     })
 }
 
+/// The same as a Socket.IO event: the data's keys and the room's are its own.
+#[must_use]
+pub fn socketio_notice(room: &str, event: &str, server_time: u64, data: &impl Serialize) -> Vec<u8> {
+    let mut value = serde_json::to_value(data).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        if !room.is_empty() {
+            object.insert("room".into(), room.into());
+        }
+        object.insert("timestamp".into(), server_time.into());
+    }
+    let mut out = b"42".to_vec();
+    out.extend_from_slice(&json(&(event, value)));
+    out
+}
+
 /// Tells a client that its connection is about to be closed, and after how many milliseconds it should come back: each
 /// client is told another time, so that not all come at once.
 #[must_use]
@@ -252,10 +273,98 @@ pub fn notification(
     out
 }
 
-/// A copy of a notification's frame with `"conflated": count` added.
+/// A room's message as the frames that its subscribers get: for Socket.IO a second one follows, with its offset.
 #[must_use]
-pub fn with_conflated(frame: &Bytes, encoding: Encoding, count: u64) -> Bytes {
-    let payload = payload_of(frame);
+pub fn frames(
+    room: &RoomName,
+    message: &Message,
+    server_time: u64,
+    fields: Option<&Fields>,
+    encoding: Encoding,
+) -> Bytes {
+    let stream = match encoding {
+        Encoding::Json | Encoding::Msgpack => {
+            return frame_json(&notification(room, message, server_time, fields), encoding);
+        }
+        Encoding::SocketIo => false,
+        Encoding::SocketIoStream => true,
+    };
+    let event = event(room, message, fields, stream);
+    let offset = format!(r#"42["{OFFSET_EVENT}","{}:{room}"]"#, message.seq);
+    let mut out = BytesMut::with_capacity(event.len() + offset.len() + 14);
+    frame::put_frame(&mut out, Opcode::Text, &event);
+    frame::put_frame(&mut out, Opcode::Text, offset.as_bytes());
+    out.freeze()
+}
+
+/// The event behind a room's messages whose one argument, a string, is what Socket.IO clients of version 4.6 and later
+/// come back with as the `offset` that they reached. It is an event of its own because a second argument of the message's
+/// event would be one more than the handlers of other clients take.
+pub const OFFSET_EVENT: &str = "_offset";
+
+/// A room's message as a Socket.IO event's packet.
+fn event(room: &RoomName, message: &Message, fields: Option<&Fields>, stream: bool) -> Vec<u8> {
+    let filtered = fields.and_then(|fields| filter(&message.data, fields));
+    let data: &RawValue = filtered.as_deref().unwrap_or(&message.data);
+    let mut out = Vec::with_capacity(data.get().len() + message.event.len() + room.as_str().len() + 80);
+    out.extend_from_slice(b"42[");
+    if stream {
+        out.extend_from_slice(br#""stream_data",{"symbol":""#);
+        out.extend_from_slice(stream_symbol(room).as_bytes());
+    } else {
+        out.extend_from_slice(&json(&message.event));
+        out.extend_from_slice(br#",{"room":""#);
+        out.extend_from_slice(room.as_str().as_bytes());
+    }
+    out.extend_from_slice(br#"","seq":"#);
+    put_number(&mut out, message.seq);
+    out.extend_from_slice(br#","timestamp":"#);
+    put_number(&mut out, message.timestamp);
+    // Who came or went is told beside the room.
+    if message.event.starts_with("room_member_")
+        && let Ok(Member { sid, user_id }) = serde_json::from_str(message.data.get())
+    {
+        out.extend_from_slice(br#","sid":"#);
+        out.extend_from_slice(&json(&sid));
+        out.extend_from_slice(br#","user_id":"#);
+        out.extend_from_slice(&json(&user_id));
+    }
+    out.extend_from_slice(br#","data":"#);
+    out.extend_from_slice(data.get().as_bytes());
+    out.extend_from_slice(b"}]");
+    out
+}
+
+#[derive(serde::Deserialize)]
+struct Member {
+    sid: String,
+    user_id: String,
+}
+
+/// What a market stream's room is called, before the symbol.
+pub const STREAM_PREFIX: &str = "stream_";
+
+/// The symbol of a market stream's room.
+#[must_use]
+pub fn stream_symbol(room: &RoomName) -> &str {
+    room.as_str().strip_prefix(STREAM_PREFIX).unwrap_or(room.as_str())
+}
+
+/// The first of the frames that [`frames`] made for a message, and the others.
+fn split_first(frames: &Bytes) -> (Bytes, Bytes) {
+    let length = match frame::decode_header(frames) {
+        Ok(Some(header)) => header.header_len + header.payload_len as usize,
+        _ => frames.len(),
+    };
+    let length = length.min(frames.len());
+    (frames.slice(..length), frames.slice(length..))
+}
+
+/// A copy of a notification's frames with `"conflated": count` added.
+#[must_use]
+pub fn with_conflated(frames: &Bytes, encoding: Encoding, count: u64) -> Bytes {
+    let (frame, rest) = split_first(frames);
+    let payload = payload_of(&frame);
     let mut out = Vec::with_capacity(payload.len() + 32);
     match (encoding, payload) {
         (Encoding::Json, [head @ .., b'}']) => {
@@ -263,6 +372,12 @@ pub fn with_conflated(frame: &Bytes, encoding: Encoding, count: u64) -> Bytes {
             out.extend_from_slice(br#","conflated":"#);
             put_number(&mut out, count);
             out.push(b'}');
+        }
+        (Encoding::SocketIo | Encoding::SocketIoStream, [head @ .., b'}', b']']) => {
+            out.extend_from_slice(head);
+            out.extend_from_slice(br#","conflated":"#);
+            put_number(&mut out, count);
+            out.extend_from_slice(b"}]");
         }
         // A map of n < 15 pairs is one byte, 0x80 | n (MessagePack specification, "map format family").
         (Encoding::Msgpack, [first @ 0x80..=0x8E, rest @ ..]) => {
@@ -273,7 +388,8 @@ pub fn with_conflated(frame: &Bytes, encoding: Encoding, count: u64) -> Bytes {
         }
         _ => unreachable!("notifications are maps of seven pairs"),
     }
-    framed(&out, encoding)
+    let frame = framed(&out, encoding);
+    if rest.is_empty() { frame } else { joined_frames([&frame, &rest].into_iter()) }
 }
 
 /// Several notifications as one frame that holds an array, for connections that asked for `batch=1`.
@@ -285,6 +401,8 @@ pub fn array_frame<'a>(
     let size = frames.clone().map(Bytes::len).sum::<usize>();
     let mut payload = Vec::with_capacity(size + 8);
     match encoding {
+        // Socket.IO has no arrays: its clients get the frames one after the other.
+        Encoding::SocketIo | Encoding::SocketIoStream => return joined_frames(frames),
         Encoding::Json => {
             payload.push(b'[');
             for (n, frame) in frames.enumerate() {
@@ -303,6 +421,18 @@ pub fn array_frame<'a>(
         }
     }
     framed(&payload, encoding)
+}
+
+/// The messages of a batch one after the other, for a single write: of Socket.IO's offsets the last is enough.
+#[must_use]
+pub fn joined_messages(frames: &[Bytes], encoding: Encoding) -> Bytes {
+    match (encoding, frames) {
+        (Encoding::SocketIo | Encoding::SocketIoStream, [first @ .., last]) => {
+            let first: Vec<_> = first.iter().map(|frames| split_first(frames).0).collect();
+            joined_frames(first.iter().chain([last]))
+        }
+        _ => joined_frames(frames.iter()),
+    }
 }
 
 /// Several frames one after the other, for a single write.
@@ -409,7 +539,7 @@ mod tests {
             let frame = with_conflated(&frame_json(&text, encoding), encoding, 300);
             let value: Value = match encoding {
                 Encoding::Json => serde_json::from_slice(payload_of(&frame)).unwrap(),
-                Encoding::Msgpack => rmp_serde::from_slice(payload_of(&frame)).unwrap(),
+                _ => rmp_serde::from_slice(payload_of(&frame)).unwrap(),
             };
             assert_eq!((&value["conflated"], &value["seq"]), (&json!(300), &json!(7)));
         }
@@ -423,7 +553,7 @@ mod tests {
             let array = array_frame([&frame, &frame].into_iter(), encoding);
             let value: Value = match encoding {
                 Encoding::Json => serde_json::from_slice(payload_of(&array)).unwrap(),
-                Encoding::Msgpack => rmp_serde::from_slice(payload_of(&array)).unwrap(),
+                _ => rmp_serde::from_slice(payload_of(&array)).unwrap(),
             };
             assert_eq!(value[1]["seq"], 7);
         }

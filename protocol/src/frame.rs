@@ -288,6 +288,12 @@ impl Assembler {
         !self.partial.is_empty()
     }
 
+    /// What was not handed over, as it came.
+    #[must_use]
+    pub fn into_rest(self) -> BytesMut {
+        self.partial
+    }
+
     /// Bytes held for messages that are not complete.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

@@ -19,3 +19,4 @@ pub mod position;
 pub mod relay;
 pub mod room;
 pub mod session;
+pub mod socketio;

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoding;
 use crate::identity::Identity;
-use crate::session::{Snapshot, SubscriptionSnapshot};
+use crate::session::{Handshake, Snapshot, SubscriptionSnapshot};
 
 /// Version of this protocol; both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest record, in bytes.
 pub const MAX_RECORD: usize = 64 * 1024 * 1024;
 
@@ -67,6 +67,9 @@ pub struct Open {
     pub token: Option<String>,
     /// Its address, for operators.
     pub remote: String,
+    /// A Socket.IO client's, with `encoding` [`Encoding::SocketIo`].
+    #[serde(default)]
+    pub socketio: Option<Handshake>,
 }
 
 /// A session that goes on here.
@@ -113,16 +116,33 @@ pub enum ToGateway<'a> {
 /// What is true once some frames are with the gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Note {
-    /// The client's message with this number is done with, its answer among these frames.
-    pub done: Option<u64>,
+    /// The client's messages with these numbers are done with, their answer among these frames.
+    pub done: Option<Done>,
     /// Where a subscription stands.
     pub position: Option<SlotPosition>,
     /// What else changed of the session.
     pub change: Option<Change>,
 }
 
-/// Where a subscription stands, within its epoch.
+/// Numbers of a client's messages that have one answer: several where attachments belong to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// The first.
+    pub first: u64,
+    /// The last; the same mostly.
+    pub last: u64,
+}
+
+impl Done {
+    /// One message.
+    #[must_use]
+    pub fn one(number: u64) -> Self {
+        Self { first: number, last: number }
+    }
+}
+
+/// Where a subscription stands, within its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotPosition {
     /// The subscription, see [`SubscriptionSnapshot::slot`].
     pub slot: u32,
@@ -242,11 +262,12 @@ pub fn data_head(note: &Note, frames: usize) -> Bytes {
         (note.change.is_some(), HAS_CHANGE),
     ];
     let flags = flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
-    let mut out = BytesMut::with_capacity(HEAD + 40 + change.len());
+    let mut out = BytesMut::with_capacity(HEAD + 48 + change.len());
     put_head(&mut out, DATA, 0);
     out.put_u8(flags);
-    if let Some(number) = note.done {
-        out.put_u64_le(number);
+    if let Some(Done { first, last }) = note.done {
+        out.put_u64_le(first);
+        out.put_u64_le(last);
     }
     if let Some(SlotPosition { slot, seq, carried }) = note.position {
         out.put_u32_le(slot);
@@ -268,7 +289,9 @@ impl Note {
         let [flags] = *take::<1>(&mut rest)?;
         let mut note = Self::default();
         if flags & HAS_DONE != 0 {
-            note.done = Some(u64::from_le_bytes(*take(&mut rest)?));
+            let first = u64::from_le_bytes(*take(&mut rest)?);
+            let last = u64::from_le_bytes(*take(&mut rest)?);
+            note.done = Some(Done { first, last });
         }
         if flags & HAS_POSITION != 0 {
             let slot = u32::from_le_bytes(*take(&mut rest)?);
@@ -374,7 +397,7 @@ mod tests {
     #[test]
     fn records_come_out_as_they_went_in_however_they_are_cut() {
         let note = Note {
-            done: Some(7),
+            done: Some(Done { first: 7, last: 8 }),
             position: Some(SlotPosition { slot: 3, seq: 9, carried: 2 }),
             change: Some(Change::Left(4)),
         };

@@ -269,6 +269,12 @@ impl<'a> ClientMessage<'a> {
     /// # Errors
     /// With the error code that the contract gives for what is wrong.
     pub fn parse(text: &'a str) -> Result<Self, Rejected> {
+        let mut envelope = Self::envelope(text)?;
+        let kind = envelope.kind.take();
+        Self::checked(kind.as_ref().map(|kind| &*kind.0), text, envelope, true)
+    }
+
+    fn envelope(text: &'a str) -> Result<Envelope<'a>, Rejected> {
         let envelope: Envelope<'a> = serde_json::from_str(text).map_err(|error| {
             let request_id = serde_json::from_str::<IdOnly>(text).ok().and_then(|only| only.request_id);
             let request_id = request_id.filter(|id| (1..=MAX_ID_LEN).contains(&id.len()));
@@ -279,11 +285,35 @@ impl<'a> ClientMessage<'a> {
             trace_id: None,
             failure: malformed(error),
         })?;
-        let Envelope { kind, request_id, action, payload, timestamp, trace_id } = envelope;
+        Ok(envelope)
+    }
+
+    /// The same for a Socket.IO event and its argument; `request_id` may be missing, and comes out empty.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn parse_event(name: &str, argument: &'a str) -> Result<Self, Rejected> {
+        let argument = if argument == "null" { "{}" } else { argument };
+        Self::checked(Some(name), argument, Self::envelope(argument)?, false)
+    }
+
+    /// Whether it is a request to be sent its payload.
+    #[must_use]
+    pub fn is_echo(&self) -> bool {
+        matches!(&self.body, Body::Request { action, .. } if action == "echo")
+    }
+
+    fn checked(
+        kind: Option<&str>,
+        text: &'a str,
+        envelope: Envelope<'a>,
+        needs_id: bool,
+    ) -> Result<Self, Rejected> {
+        let Envelope { request_id, action, payload, timestamp, trace_id, .. } = envelope;
         let trace_id = trace_id.map(|id| id.0).filter(|id| id.len() <= MAX_TRACE_LEN);
         let given = request_id.is_some();
         let request_id = request_id.map(|id| id.0).filter(|id| (1..=MAX_ID_LEN).contains(&id.len()));
-        let body = match kind.as_ref().map(|kind| kind.0.as_ref()) {
+        let body = match kind {
             Some("request") => request(action, payload),
             Some("subscribe") => Subscribe::parse(text).map(Body::Subscribe),
             Some("unsubscribe") => serde_json::from_str::<RoomOnly>(text)
@@ -299,6 +329,9 @@ impl<'a> ClientMessage<'a> {
         match (body, request_id) {
             (Ok(body @ Body::Ping { .. }), _) => Ok(Self { request_id: Cow::Borrowed(""), trace_id, body }),
             (Ok(body), Some(request_id)) => Ok(Self { request_id, trace_id, body }),
+            (Ok(body), None) if !needs_id && !given => {
+                Ok(Self { request_id: Cow::Borrowed(""), trace_id, body })
+            }
             (body, request_id) => {
                 let missing = if given { "request_id has 1 to 128 bytes" } else { "request_id is missing" };
                 Err(Rejected {

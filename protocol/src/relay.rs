@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use crate::frame::{FrameError, decode_header};
-use crate::link::{self, Attach, Change, Note, Open, ToGateway, ToNode};
+use crate::link::{self, Attach, Change, Done, Note, Open, ToGateway, ToNode};
 use crate::session::Snapshot;
 
 /// Bytes of messages without an answer beyond which the client is not read.
@@ -152,11 +152,13 @@ impl Relay {
     }
 
     fn note(&mut self, note: Note) {
-        if let Some(number) = note.done
-            && let Ok(at) = self.undone.binary_search_by_key(&number, |(undone, _)| *undone)
-            && let Some((_, frames)) = self.undone.remove(at)
-        {
-            self.undone_bytes -= frames.len();
+        if let Some(Done { first, last }) = note.done {
+            let at = self.undone.partition_point(|(undone, _)| *undone < first);
+            while self.undone.get(at).is_some_and(|(undone, _)| *undone <= last)
+                && let Some((_, frames)) = self.undone.remove(at)
+            {
+                self.undone_bytes -= frames.len();
+            }
         }
         if let Some(Change::Began(snapshot)) = note.change {
             self.held = Some(*snapshot);

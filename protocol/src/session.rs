@@ -14,7 +14,9 @@
 
 mod actions;
 mod output;
+mod recovery;
 mod snapshot;
+mod socketio;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -33,14 +35,17 @@ use crate::encode::{self, Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::frame::{self, FrameError, Incoming, Opcode};
 use crate::identity::Identity;
-use crate::link::{Change, ToGateway};
+use crate::link::{Change, Done, ToGateway};
 use crate::message::{ClientMessage, json_from_msgpack};
 use crate::outbox::{Kind, Outbox};
 use crate::position::Position;
 use crate::room::RoomName;
 
 pub use actions::{history_data, history_replay};
+pub use recovery::Parked;
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
+pub use socketio::{Application, FaceSnapshot, Handshake};
+use socketio::{Answer, Entry, Face};
 use subscription::Subscription;
 pub use types::{Command, Counters, Now, Policy, Presence, Reply, Ticket, Wire};
 
@@ -50,11 +55,16 @@ struct Waiting {
     request_id: Box<str>,
     trace_id: Option<Box<str>>,
     purpose: Purpose,
-    number: Option<u64>,
+    number: Option<Done>,
+    answer: Answer,
 }
 
 #[derive(Debug)]
 enum Purpose {
+    /// A Socket.IO client enters the namespace.
+    Connect(Entry),
+    /// It does, and was there before.
+    Resume(Entry, Box<Identity>),
     /// `respond` is false where the subscription is carried over from another node.
     Subscribe {
         room: RoomName,
@@ -92,7 +102,11 @@ pub struct Session {
     counters: Counters,
     next_slot: u32,
     /// Number of the client's message that is being handled and has no answer yet; always none without a gateway.
-    number: Option<u64>,
+    number: Option<Done>,
+    /// How the client's message that is being handled is answered.
+    answer: Answer,
+    /// Of a Socket.IO session.
+    face: Option<Box<Face>>,
     /// Frames whose head was transmitted.
     half: Option<Bytes>,
     /// Rooms that could not be caught up with, by the time of the next attempt.
@@ -161,6 +175,8 @@ impl Session {
             counters: Counters::default(),
             next_slot: 0,
             number: None,
+            answer: Answer::default(),
+            face: None,
             half: None,
             retries: Vec::new(),
             policy,
@@ -174,7 +190,7 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        self.number = Some(number);
+        self.number = Some(Done::one(number));
         self.handle_incoming(now, incoming);
         if self.number.is_some() {
             self.push(Bytes::new(), Kind::Answer, None, None);
@@ -188,6 +204,8 @@ impl Session {
         }
         self.last_heard = now.mono;
         match (incoming, self.wire.encoding) {
+            (Incoming::Text(text), Encoding::SocketIo) => self.handle_packet(now, text),
+            (Incoming::Binary(bytes), Encoding::SocketIo) => self.handle_attachment(now, bytes),
             (Incoming::Text(text), Encoding::Json) => self.handle_json(now, text),
             (Incoming::Binary(bytes), Encoding::Msgpack) => match json_from_msgpack(bytes) {
                 Ok(text) => self.handle_json(now, &text),
@@ -220,6 +238,7 @@ impl Session {
             return;
         }
         self.number = waiting.number;
+        self.answer = waiting.answer;
         let stamp = Stamp {
             server_time: now.utc,
             // What the session itself asked for answers no request.
@@ -231,17 +250,21 @@ impl Session {
                 self.subscribed(now, stamp, ticket, &room, result, respond);
             }
             (Purpose::Publish, Reply::Published(Ok(position))) => {
-                self.send(&encode::response(stamp, &position));
+                self.respond(stamp, &position);
             }
             (Purpose::History { room }, Reply::History(Ok(history))) => {
                 let data = actions::history_data(&room, &history, now.utc, None, None);
-                self.send(&encode::response_raw(stamp, &data));
+                self.respond_raw(stamp, &data, None);
+            }
+            (Purpose::Connect(entry), Reply::Identity(result)) => self.identified(now, stamp, entry, result),
+            (Purpose::Resume(entry, identity), Reply::Parked(parked)) => {
+                self.enter(now, stamp, &entry, *identity, parked.map(|parked| *parked));
             }
             (Purpose::Authenticate, Reply::Identity(Ok(identity))) => {
                 self.renewed(now, stamp, identity);
             }
             (Purpose::Presence, Reply::Presence(Ok(presence))) => {
-                self.send(&encode::response(stamp, &presence));
+                self.respond(stamp, &presence);
             }
             (
                 _,
@@ -258,6 +281,7 @@ impl Session {
             }
         }
         self.number = None;
+        self.answer = Answer::default();
     }
 
     /// Does what time alone calls for: pings, and the ends of dead and expired connections.
@@ -271,6 +295,11 @@ impl Session {
             self.close(CloseCode::TokenExpired);
         } else if now.mono >= self.last_heard + self.policy.ping_timeout_ms {
             self.close(CloseCode::Idle);
+        } else if self.entry_deadline().is_some_and(|at| at <= now.mono) {
+            self.close(CloseCode::Policy);
+        } else if now.mono >= self.next_ping && self.face.is_some() {
+            self.next_ping = now.mono + self.policy.ping_interval_ms;
+            self.ping_packet(now);
         } else if now.mono >= self.next_ping {
             self.next_ping = now.mono + self.policy.ping_interval_ms;
             let mut frame = BytesMut::with_capacity(10);
@@ -294,7 +323,9 @@ impl Session {
     pub fn go_away(&mut self, now: Now, retry_after_ms: u64) {
         if self.ending.is_none() {
             self.flush_due();
-            self.send(&encode::going_away(retry_after_ms, now.utc));
+            let data = json!({ "retry_after_ms": retry_after_ms });
+            let frame = self.notify("", "going_away", 0, now.utc, &data);
+            self.push(frame, Kind::Answer, None, None);
             self.close(CloseCode::GoingAway);
         }
     }
@@ -309,7 +340,9 @@ impl Session {
         } else {
             self.flush_due();
         }
+        self.park_before(code);
         let mut frame = BytesMut::with_capacity(32);
+        self.put_disconnect(code, &mut frame);
         frame::put_close(&mut frame, code.code(), code.reason());
         self.push(frame.freeze(), Kind::Answer, None, None);
         if self.wire.linked {
@@ -365,7 +398,7 @@ impl Session {
         let expiry = self.identity.expires_at.map(|at| now.mono + at.saturating_sub(now.utc));
         let held = self.held.peek().map(|Reverse((at, _))| *at);
         let retry = self.retries.iter().map(|(at, ..)| *at).min();
-        [Some(alive), expiry, held, retry].into_iter().flatten().min()
+        [Some(alive), expiry, held, retry, self.entry_deadline()].into_iter().flatten().min()
     }
 
     // ---- getters ----

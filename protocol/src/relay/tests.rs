@@ -103,6 +103,7 @@ fn policy() -> Arc<Policy> {
         max_gate_messages: 3,
         ping_interval_ms: 300,
         ping_timeout_ms: 1_000_000,
+        connect_timeout_ms: 45_000,
     })
 }
 
@@ -115,6 +116,7 @@ impl World {
             batch: false,
             token: None,
             remote: "client".into(),
+            socketio: None,
         };
         Self {
             random: StdRng::seed_from_u64(seed),

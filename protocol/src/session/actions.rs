@@ -14,6 +14,7 @@ use crate::message::{
 use crate::room::RoomName;
 
 use super::subscription::Subscription;
+use super::socketio::Answer;
 use super::{Command, Now, Purpose, Session, Waiting};
 
 #[derive(Deserialize)]
@@ -39,11 +40,12 @@ const DEFAULT_HISTORY: u64 = 100;
 impl Session {
     pub(super) fn handle_message(&mut self, now: Now, message: ClientMessage<'_>) {
         let ClientMessage { request_id, trace_id, body } = message;
-        let stamp =
-            Stamp { server_time: now.utc, request_id: Some(&request_id), trace_id: trace_id.as_deref() };
+        // Of Socket.IO clients it may be missing.
+        let request_id = Some(&*request_id).filter(|id| !id.is_empty());
+        let stamp = Stamp { server_time: now.utc, request_id, trace_id: trace_id.as_deref() };
         let result = match body {
             Body::Ping { timestamp } => {
-                self.send(&encode::pong(timestamp, now.utc));
+                self.pong(timestamp, now.utc);
                 Ok(())
             }
             Body::Request { action, payload } => self.request(now, stamp, &action, payload),
@@ -57,25 +59,25 @@ impl Session {
 
     fn request(&mut self, now: Now, stamp: Stamp<'_>, action: &str, payload: &str) -> Result<(), Failure> {
         match action {
-            "echo" => self.send(&encode::response_raw(stamp, payload)),
-            "time" => self.send(&encode::response(stamp, &json!({ "server_time": now.utc }))),
+            "echo" => self.respond_raw(stamp, payload, None),
+            "time" => self.respond(stamp, &json!({ "server_time": now.utc })),
             "rooms" => {
                 let mut rooms: Vec<_> = self.rooms().collect();
                 rooms.sort_unstable();
                 let rooms: Vec<_> =
                     rooms.into_iter().map(|(room, seq)| json!({ "room": room, "seq": seq })).collect();
-                self.send(&encode::response(stamp, &json!({ "rooms": rooms })));
+                self.respond(stamp, &json!({ "rooms": rooms }));
             }
-            "stats" => self.send(&encode::response(stamp, &self.stats(now))),
+            "stats" => self.respond(stamp, &self.stats(now)),
             "auth" => {
                 let AuthPayload { token } = serde_json::from_str(payload).map_err(parameters)?;
                 self.command(wait(stamp, Purpose::Authenticate), Command::Authenticate(token));
             }
             "publish" => {
                 let mut publish = Publish::parse(payload)?;
-                if let Some(number) = self.number {
+                if let Some(done) = self.number {
                     // It may be asked again at another node, and must not count twice.
-                    publish.message_id.get_or_insert_with(|| format!("~{}.{number}", self.id).into());
+                    publish.message_id.get_or_insert_with(|| format!("~{}.{}", self.id, done.first).into());
                 }
                 if !self.policy.classes.may_publish(&self.identity, &publish.room) {
                     return Err(denied("publish into", &publish.room));
@@ -113,7 +115,7 @@ impl Session {
         Ok(())
     }
 
-    fn subscribe(&mut self, stamp: Stamp<'_>, options: &Subscribe) -> Result<(), Failure> {
+    pub(super) fn subscribe(&mut self, stamp: Stamp<'_>, options: &Subscribe) -> Result<(), Failure> {
         let room = &options.room;
         if !self.policy.classes.may_subscribe(&self.identity, room) {
             return Err(denied("subscribe to", room));
@@ -127,7 +129,7 @@ impl Session {
             let failure = Failure::new(ErrorCode::SubscriptionFailed, "too many subscriptions");
             return Err(failure.with_details(json!({ "room": room, "max_subscriptions": limit })));
         }
-        let mut subscription = Subscription::new(options, self.next_slot);
+        let mut subscription = Subscription::new(options, self.next_slot, self.answers_stream());
         self.next_slot += 1;
         let purpose = Purpose::Subscribe { room: room.clone(), respond: true };
         let command = Command::Subscribe { room: room.clone(), replay: options.replay.clone() };
@@ -136,14 +138,15 @@ impl Session {
         Ok(())
     }
 
-    fn unsubscribe(&mut self, stamp: Stamp<'_>, room: RoomName) -> Result<(), Failure> {
+    pub(super) fn unsubscribe(&mut self, stamp: Stamp<'_>, room: RoomName) -> Result<(), Failure> {
         let Some(subscription) = self.subscriptions.remove(&room) else {
             let failure = Failure::new(ErrorCode::RoomNotFound, "the session does not follow this room");
             return Err(failure.with_details(json!({ "room": room })));
         };
         self.left(&room);
+        self.stopped(subscription.slot());
         let data = json!({ "room": room, "status": "unsubscribed" });
-        self.send_with(&encode::response(stamp, &data), Some(Change::Left(subscription.slot())));
+        self.respond_raw(stamp, &data.to_string(), Some(Change::Left(subscription.slot())));
         self.forget(room);
         Ok(())
     }
@@ -163,7 +166,7 @@ impl Session {
         self.identity = identity;
         let data = json!({ "user_id": self.identity.user_id, "expires_at": self.identity.expires_at });
         let change = Change::Identity(Box::new(self.identity.clone()));
-        self.send_with(&encode::response(stamp, &data), Some(change));
+        self.respond_raw(stamp, &data.to_string(), Some(change));
         let classes = &self.policy.classes;
         let lost: Vec<RoomName> = self
             .subscriptions
@@ -176,7 +179,7 @@ impl Session {
             self.left(&room);
             self.counters.errors += 1;
             let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
-            self.send_with(&encode::error(stamp, &denied("follow", &room)), left);
+            self.tell_error(stamp, &denied("follow", &room), left);
             self.forget(room);
         }
     }
@@ -206,12 +209,13 @@ impl Session {
     }
 }
 
-fn wait(stamp: Stamp<'_>, purpose: Purpose) -> Waiting {
+pub(super) fn wait(stamp: Stamp<'_>, purpose: Purpose) -> Waiting {
     Waiting {
         request_id: stamp.request_id.unwrap_or_default().into(),
         trace_id: stamp.trace_id.map(Into::into),
         purpose,
         number: None,
+        answer: Answer::default(),
     }
 }
 

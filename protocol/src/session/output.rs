@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::conflate::Next;
 use crate::encode::{self, Stamp};
@@ -35,7 +36,12 @@ impl Session {
             let done = if kind == Kind::Answer { self.number.take() } else { None };
             Box::new(Note { done, position, change })
         });
-        self.out.push(bytes, kind, note);
+        if let Some(position) = position {
+            self.reached(position);
+        }
+        if note.is_some() || !bytes.is_empty() {
+            self.out.push(bytes, kind, note);
+        }
     }
 
     /// The next bytes; of a record its head, while its frames wait in `half`.
@@ -44,6 +50,7 @@ impl Session {
             Some(next) => next,
             None => {
                 let (bytes, position) = self.next_due(now.mono)?;
+                self.reached(position);
                 let note = Note { position: Some(position), ..Note::default() };
                 (bytes, self.wire.linked.then(|| Box::new(note)))
             }
@@ -54,9 +61,56 @@ impl Session {
         Some(head)
     }
 
+    /// Answers a request with data.
+    pub(super) fn respond(&mut self, stamp: Stamp<'_>, data: &impl Serialize) {
+        // Types of ours with string keys: serialising them cannot fail.
+        let data = serde_json::to_string(data).unwrap_or_default();
+        self.respond_raw(stamp, &data, None);
+    }
+
+    /// The same with JSON text, which is copied, not parsed.
+    pub(super) fn respond_raw(&mut self, stamp: Stamp<'_>, data: &str, change: Option<Change>) {
+        if self.face.is_some() {
+            self.answer(stamp, data, change);
+        } else {
+            self.send_with(&encode::response_raw(stamp, data), change);
+        }
+    }
+
+    /// Answers a request that failed.
     pub(super) fn fail(&mut self, stamp: Stamp<'_>, failure: &Failure) {
+        self.tell_error(stamp, failure, None);
+    }
+
+    /// The same, with a change.
+    pub(super) fn tell_error(&mut self, stamp: Stamp<'_>, failure: &Failure, change: Option<Change>) {
         self.counters.errors += 1;
-        self.send(&encode::error(stamp, failure));
+        if self.face.is_some() {
+            self.answer_error(stamp, failure, change);
+        } else {
+            self.send_with(&encode::error(stamp, failure), change);
+        }
+    }
+
+    pub(super) fn pong(&mut self, timestamp: &str, server_time: u64) {
+        let pong = encode::pong(timestamp, server_time);
+        if self.face.is_some() { self.answer_pong(&pong) } else { self.send(&pong) }
+    }
+
+    /// Tells of something that is no message of a room's log.
+    pub(super) fn notify(
+        &mut self,
+        room: &str,
+        event: &str,
+        seq: u64,
+        server_time: u64,
+        data: &impl Serialize,
+    ) -> Bytes {
+        let json = match &self.face {
+            Some(_) => encode::socketio_notice(room, event, server_time, data),
+            None => encode::notice(room, event, seq, server_time, data),
+        };
+        encode::frame_json(&json, self.wire.encoding)
     }
 
     pub(super) fn reject(
@@ -78,7 +132,7 @@ impl Session {
             };
             match subscription.poll_latest(now) {
                 Next::Send(message, conflated) => {
-                    let frame = message.frame(self.wire.encoding, subscription.fields());
+                    let frame = message.frame(subscription.encoding(self.wire), subscription.fields());
                     let position = subscription.slot_position();
                     // Rooms take turns.
                     self.due.rotate_left(1);
@@ -102,6 +156,7 @@ impl Session {
     pub(super) fn conflated(&mut self, frame: Bytes, replaced: u64) -> Bytes {
         self.counters.notifications_out += 1;
         self.counters.conflated += replaced;
+        // Both forms of Socket.IO take it alike.
         if replaced == 0 { frame } else { encode::with_conflated(&frame, self.wire.encoding, replaced) }
     }
 

@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoding;
 use crate::identity::Identity;
+use crate::link::SlotPosition;
 use crate::message::{Delivery, Fields};
 use crate::position::Position;
 use crate::room::RoomName;
 
+use super::socketio::{Face, FaceSnapshot};
 use super::subscription::Subscription;
 use super::{Now, Policy, Session, Wire};
 
@@ -28,6 +30,9 @@ pub struct Snapshot {
     pub connected_at: u64,
     /// What it follows, sorted by room.
     pub subscriptions: Vec<SubscriptionSnapshot>,
+    /// Where it stands as a Socket.IO session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socketio: Option<FaceSnapshot>,
 }
 
 /// One room that a session follows.
@@ -48,6 +53,9 @@ pub struct SubscriptionSnapshot {
     pub fields: Option<Fields>,
     /// Conflated messages up to `position` that no `conflated` count has told of yet.
     pub carried: u64,
+    /// A Socket.IO client's market stream: messages are the event `stream_data`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
 }
 
 impl Session {
@@ -64,6 +72,7 @@ impl Session {
             batch: self.wire.batch,
             connected_at: self.connected_utc,
             subscriptions,
+            socketio: self.face.as_deref().map(Face::snapshot),
         }
     }
 
@@ -71,15 +80,34 @@ impl Session {
     /// positions in it. A room whose log cannot give that is announced by `resync`.
     #[must_use]
     pub fn restore(now: Now, policy: Arc<Policy>, snapshot: Snapshot, linked: bool) -> Self {
-        let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions } = snapshot;
+        let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions, socketio } = snapshot;
         let wire = Wire { encoding, batch, linked };
         let mut session = Self::silent(now, &session_id, policy, identity, wire);
         session.connected_utc = connected_at;
-        session.next_slot = subscriptions.iter().map(|held| held.slot + 1).max().unwrap_or(0);
+        if let Some(face) = socketio {
+            session.face = Some(Box::new(Face::restored(now, &session.policy, face)));
+            // Its client waits for a ping since the last one of the node before.
+            session.next_ping = now.mono;
+        }
         for held in subscriptions {
-            session.subscriptions.insert(held.room.clone(), Subscription::restored(&held));
-            session.catch_up_from(held.room, held.position);
+            session.follow(held);
         }
         session
+    }
+
+    /// Goes on with a subscription: asks for what came after its position.
+    pub(super) fn follow(&mut self, held: SubscriptionSnapshot) {
+        let SlotPosition { slot, .. } = held.slot_position();
+        self.next_slot = self.next_slot.max(slot + 1);
+        self.began(held.slot_position());
+        self.subscriptions.insert(held.room.clone(), Subscription::restored(&held));
+        self.catch_up_from(held.room, held.position);
+    }
+}
+
+impl SubscriptionSnapshot {
+    /// Where it stands.
+    pub(super) fn slot_position(&self) -> SlotPosition {
+        SlotPosition { slot: self.slot, seq: self.position.seq, carried: self.carried }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::batch::Batch;
+use bytes::Bytes;
+
+use crate::batch::{Batch, Prepared};
 use crate::close::CloseCode;
 use crate::conflate::{Latest, Next};
-use crate::encode::{self, Stamp};
+use crate::encode::{Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::link::{Change, SlotPosition};
 use crate::message::{Delivery, Fields, History, Replay, Subscribe};
@@ -13,6 +15,7 @@ use crate::outbox::Kind;
 use crate::position::Position;
 use crate::room::RoomName;
 
+use super::socketio::Answer;
 use super::{Command, Now, Purpose, Session, SubscriptionSnapshot, Ticket, Waiting, Wire, actions};
 
 /// Milliseconds before a log that could not be read is read again.
@@ -25,6 +28,8 @@ pub(super) struct Subscription {
     delivery: Delivery,
     min_interval_ms: u64,
     fields: Option<Fields>,
+    /// See [`SubscriptionSnapshot::stream`].
+    stream: bool,
     /// What was asked for first: decides whether `recovered` is told.
     recover: bool,
     /// See [`Latest::carried`]; waits here until the gate opens.
@@ -60,7 +65,7 @@ impl State {
 }
 
 impl Subscription {
-    pub(super) fn new(options: &Subscribe, slot: u32) -> Self {
+    pub(super) fn new(options: &Subscribe, slot: u32, stream: bool) -> Self {
         let from = match &options.replay {
             Replay::After(position) => Some(position.clone()),
             _ => None,
@@ -70,6 +75,7 @@ impl Subscription {
             delivery: options.delivery,
             min_interval_ms: options.min_interval_ms,
             fields: options.fields.clone(),
+            stream,
             recover: from.is_some(),
             carried: 0,
             state: State::gated(from),
@@ -83,6 +89,7 @@ impl Subscription {
             delivery: snapshot.delivery,
             min_interval_ms: snapshot.min_interval_ms,
             fields: snapshot.fields.clone(),
+            stream: snapshot.stream,
             recover: true,
             carried: snapshot.carried,
             state: State::gated(from),
@@ -118,6 +125,19 @@ impl Subscription {
 
     pub(super) fn fields(&self) -> Option<&Fields> {
         self.fields.as_ref()
+    }
+
+    pub(super) fn set_fields(&mut self, fields: Option<Fields>) {
+        self.fields = fields;
+    }
+
+    /// How its messages are written.
+    pub(super) fn encoding(&self, wire: Wire) -> Encoding {
+        if self.stream { Encoding::SocketIoStream } else { wire.encoding }
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream
     }
 
     pub(super) fn table_bytes(&self) -> usize {
@@ -157,6 +177,7 @@ impl Subscription {
             min_interval_ms: self.min_interval_ms,
             fields: self.fields.clone(),
             carried,
+            stream: self.stream,
         })
     }
 }
@@ -182,11 +203,11 @@ impl Session {
     /// Takes a notice for the session's user. It stands in the log of a room: a session that follows the room gets it from
     /// there, in order; any other gets it here and now, best effort.
     pub fn handle_notice(&mut self, batch: &Arc<Batch>) {
-        if self.ending.is_some() || self.subscriptions.contains_key(batch.room()) {
+        if self.ending.is_some() || self.subscriptions.contains_key(batch.room()) || self.is_outside() {
             return;
         }
         self.counters.notifications_out += batch.len() as u64;
-        self.push(whole(batch, self.wire), Kind::Live, None, None);
+        self.push(whole(batch, self.wire.encoding, self.wire.batch), Kind::Live, None, None);
         if self.out.live_bytes() > self.policy.max_queue_bytes {
             self.close(CloseCode::SlowConsumer);
         }
@@ -250,9 +271,11 @@ impl Session {
             let fields = subscription.fields.clone();
             let data = actions::history_data(room, &history, now.utc, Some(recovered), fields.as_ref());
             self.counters.notifications_out += history.messages.len() as u64;
-            let json = encode::response_raw(stamp, &data);
             let change = self.subscribed_change(room);
-            self.send_with(&json, change);
+            if let Some(at) = self.subscriptions.get(room).map(Subscription::slot_position) {
+                self.began(at);
+            }
+            self.respond_raw(stamp, &data, change);
         } else {
             if !recovered {
                 self.resync(now, room, &position);
@@ -276,9 +299,9 @@ impl Session {
         subscription.recover = true;
         let gated = State::gated(Some(from.clone()));
         let fields = subscription.fields.clone();
-        let slot = subscription.slot;
+        let (slot, encoding) = (subscription.slot, subscription.encoding(self.wire));
         if let State::Live { table: Some(table), .. } = std::mem::replace(&mut subscription.state, gated) {
-            self.flush(slot, *table, fields.as_ref());
+            self.flush(slot, *table, fields.as_ref(), encoding);
         }
         self.left(room);
         self.catch_up_from(room.clone(), from);
@@ -287,7 +310,8 @@ impl Session {
     /// Asks for what came after a position, to be delivered as live messages.
     pub(super) fn catch_up_from(&mut self, room: RoomName, from: Position) {
         let purpose = Purpose::Subscribe { room: room.clone(), respond: false };
-        let waiting = Waiting { request_id: "".into(), trace_id: None, purpose, number: None };
+        let waiting =
+            Waiting { request_id: "".into(), trace_id: None, purpose, number: None, answer: Answer::default() };
         let command = Command::Subscribe { room: room.clone(), replay: Replay::After(from) };
         let ticket = self.command(waiting, command);
         if let Some(subscription) = self.subscriptions.get_mut(&room) {
@@ -296,9 +320,9 @@ impl Session {
     }
 
     /// Queues all that a conflation table holds.
-    fn flush(&mut self, slot: u32, mut table: Latest, fields: Option<&Fields>) {
+    fn flush(&mut self, slot: u32, mut table: Latest, fields: Option<&Fields>, encoding: Encoding) {
         while let Next::Send(message, conflated) = table.poll(u64::MAX) {
-            let frame = message.frame(self.wire.encoding, fields);
+            let frame = message.frame(encoding, fields);
             let frame = self.conflated(frame, conflated);
             let position = SlotPosition { slot, seq: table.sent_seq(), carried: table.carried() };
             self.push(frame, Kind::Live, Some(position), None);
@@ -306,7 +330,7 @@ impl Session {
     }
 
     /// What a gateway has to know of a subscription.
-    fn subscribed_change(&self, room: &RoomName) -> Option<Change> {
+    pub(super) fn subscribed_change(&self, room: &RoomName) -> Option<Change> {
         let subscription = self.subscriptions.get(room).filter(|_| self.wire.linked)?;
         Some(Change::Subscribed(Box::new(subscription.snapshot(room)?)))
     }
@@ -328,9 +352,10 @@ impl Session {
                 std::mem::replace(&mut **table, Latest::new(subscription.min_interval_ms, start.seq, 0))
             });
             let (slot, fields) = (subscription.slot, subscription.fields.clone());
+            let encoding = subscription.encoding(self.wire);
             // The last values of the log's old life still go out, before the client hears of the new one.
             if let Some(old) = old {
-                self.flush(slot, old, fields.as_ref());
+                self.flush(slot, old, fields.as_ref(), encoding);
             }
             self.resync(now, batch.room(), &start);
         }
@@ -353,12 +378,17 @@ impl Session {
         } else {
             self.counters.notifications_out += (batch.len() - seen) as u64;
             let (slot, fields) = (subscription.slot, subscription.fields.clone());
+            let encoding = subscription.encoding(self.wire);
+            // A Socket.IO session does not hear of itself.
+            let own = |message: &Arc<Prepared>| message.message().key.as_deref() == Some(&*self.id);
+            let tells_own = self.face.is_some() && batch.messages().iter().any(own);
             let at = |seq| Some(SlotPosition { slot, seq, carried: 0 });
-            if fields.is_none() && seen == 0 {
-                self.push(whole(batch, self.wire), Kind::Live, at(batch.end().seq), None);
+            if fields.is_none() && seen == 0 && !tells_own {
+                self.push(whole(batch, encoding, self.wire.batch), Kind::Live, at(batch.end().seq), None);
             } else {
                 for message in &batch.messages()[seen..] {
-                    let frame = message.frame(self.wire.encoding, fields.as_ref());
+                    let own = tells_own && message.message().key.as_deref() == Some(&*self.id);
+                    let frame = if own { Bytes::new() } else { message.frame(encoding, fields.as_ref()) };
                     self.push(frame, Kind::Live, at(message.message().seq), None);
                 }
             }
@@ -371,7 +401,10 @@ impl Session {
 
     /// Tells the client that messages before this position are lost to it.
     fn resync(&mut self, now: Now, room: &RoomName, to: &Position) {
-        let json = encode::notice(room.as_str(), "resync", to.seq, now.utc, to);
+        let frame = self.notify(room.as_str(), "resync", to.seq, now.utc, to);
+        if let Some(slot) = self.subscriptions.get(room).map(Subscription::slot) {
+            self.began(SlotPosition { slot, seq: to.seq, carried: 0 });
+        }
         let change = self.subscribed_change(room).map(|change| match change {
             Change::Subscribed(held) => Change::Subscribed(Box::new(SubscriptionSnapshot {
                 position: to.clone(),
@@ -380,12 +413,12 @@ impl Session {
             })),
             other => other,
         });
-        self.push(encode::frame_json(&json, self.wire.encoding), Kind::Live, None, change);
+        self.push(frame, Kind::Live, None, change);
     }
 }
 
-fn whole(batch: &Batch, wire: Wire) -> bytes::Bytes {
-    if wire.batch { batch.array(wire.encoding) } else { batch.joined(wire.encoding) }
+fn whole(batch: &Batch, encoding: Encoding, array: bool) -> Bytes {
+    if array { batch.array(encoding) } else { batch.joined(encoding) }
 }
 
 fn merged(mut details: serde_json::Value, room: &RoomName) -> serde_json::Value {

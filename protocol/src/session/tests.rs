@@ -28,6 +28,7 @@ fn policy() -> Policy {
         max_gate_messages: 20,
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
+        connect_timeout_ms: 45_000,
     }
 }
 

@@ -9,6 +9,8 @@ use crate::message::{History, Publish, Replay};
 use crate::position::Position;
 use crate::room::{Classes, RoomName};
 
+use super::Parked;
+
 /// The present, as an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
@@ -59,6 +61,8 @@ pub struct Policy {
     pub ping_interval_ms: u64,
     /// Milliseconds without a sign of life after which the client is gone.
     pub ping_timeout_ms: u64,
+    /// Milliseconds in which a Socket.IO client has to enter a namespace.
+    pub connect_timeout_ms: u64,
 }
 
 /// Names a command until it is answered.
@@ -89,6 +93,11 @@ pub enum Command {
     },
     /// Check a token. Answer with [`Reply::Identity`].
     Authenticate(String),
+    /// Check the credential of a client that enters, if it has one. Answer with [`Reply::Identity`].
+    Identify(Option<String>),
+    /// Look for the session that was parked under this name, on any node, and take it from there. Answer with
+    /// [`Reply::Parked`].
+    Unpark(String),
     /// Find out who is in a room over the whole cluster. Answer with [`Reply::Presence`].
     Presence(RoomName),
 }
@@ -109,10 +118,12 @@ pub enum Reply {
     History(Result<History, Failure>),
     /// To [`Command::Publish`].
     Published(Result<Position, Failure>),
-    /// To [`Command::Authenticate`].
+    /// To [`Command::Authenticate`] and [`Command::Identify`].
     Identity(Result<Identity, Failure>),
     /// To [`Command::Presence`].
     Presence(Result<Presence, Failure>),
+    /// To [`Command::Unpark`].
+    Parked(Option<Box<Parked>>),
 }
 
 /// What a session did so far.

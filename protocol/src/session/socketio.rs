@@ -1,0 +1,715 @@
+//! The Socket.IO face of a session: packets in, the protocol's events and acknowledgements out.
+//!
+//! An event becomes the same message that a native client would have sent, and is handled by the same code; its answer is
+//! an event, and the acknowledgement where the client asked for one. Invariants: nothing but entering a namespace is
+//! possible before it is entered; a packet that is none closes the connection (Socket.IO protocol, "Sample session").
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::close::CloseCode;
+use crate::encode::{self, Encoding, STREAM_PREFIX, Stamp};
+use crate::error::{ErrorCode, Failure};
+use crate::frame::{self, Opcode};
+use crate::identity::Identity;
+use crate::link::{Change, Done, SlotPosition};
+use crate::message::{ClientMessage, parameters};
+use crate::outbox::Kind as Sort;
+use crate::room::RoomName;
+use crate::socketio::engine::{self, Packet as EnginePacket};
+use crate::socketio::packet::{self, Kind, Packet};
+
+use super::actions::wait;
+use super::recovery::Sent;
+use super::{Command, Now, Parked, Policy, Purpose, Session, Wire};
+
+/// How a Socket.IO client's connection began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshake {
+    /// The Engine.IO session, a secret of the client: who knows it may speak for it.
+    pub sid: String,
+    /// The name under which the session may be come back to, another secret.
+    pub pid: String,
+    /// It began on long-polling, and may go over to a WebSocket.
+    pub upgrades: bool,
+}
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Application {
+    /// This protocol's rooms and requests.
+    #[default]
+    Tickmesh,
+    /// The test server of the Socket.IO protocol document.
+    SocketIoSuite,
+    /// The test server of the Engine.IO protocol document, which echoes.
+    EngineIoSuite,
+}
+
+/// Where a session stands as a Socket.IO session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaceSnapshot {
+    /// The client has entered.
+    pub entered: bool,
+    /// The credential that came with the connection, until it has.
+    pub credential: Option<String>,
+    /// The name under which it may come back.
+    pub pid: Option<String>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Face {
+    application: Application,
+    credential: Option<String>,
+    /// Namespaces that are entered.
+    entered: Vec<Box<str>>,
+    /// The client's credential is being checked.
+    entering: bool,
+    /// When a namespace is to be entered, in milliseconds on the monotonic clock.
+    enter_by: Option<u64>,
+    pid: Option<String>,
+    sent: Sent,
+    /// An event whose attachments are not all here.
+    partial: Option<Box<Partial>>,
+    pinged: Option<u64>,
+    parked: Option<Box<Parked>>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    text: String,
+    wanted: usize,
+    attachments: Vec<Bytes>,
+    bytes: usize,
+    /// Number of the first of its messages.
+    first: Option<Done>,
+}
+
+/// A client's wish to enter.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pid: Option<String>,
+    offset: Option<String>,
+}
+
+/// How a message is answered.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    verb: Verb,
+    /// Id of the acknowledgement, if one is wanted.
+    ack: Option<u64>,
+    /// The event's attachments, which an echo sends back.
+    attachments: Vec<Bytes>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Verb {
+    #[default]
+    Other,
+    Request,
+    Subscribe,
+    Unsubscribe,
+    SubscribeStream,
+    UpdateStream,
+    UnsubscribeStream,
+}
+
+impl Verb {
+    fn of(event: &str) -> Option<Self> {
+        Some(match event {
+            "ping" => Self::Other,
+            "request" => Self::Request,
+            "subscribe" => Self::Subscribe,
+            "unsubscribe" => Self::Unsubscribe,
+            "subscribe_market_stream" => Self::SubscribeStream,
+            "stream_filter_update" => Self::UpdateStream,
+            "unsubscribe_market_stream" => Self::UnsubscribeStream,
+            _ => return None,
+        })
+    }
+
+    fn is_stream(self) -> bool {
+        matches!(self, Self::SubscribeStream | Self::UpdateStream | Self::UnsubscribeStream)
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConnectPayload {
+    token: Option<String>,
+    pid: Option<String>,
+    offset: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StreamPayload {
+    symbol: String,
+    #[serde(default)]
+    fields: Option<Vec<Box<str>>>,
+}
+
+impl Face {
+    fn new(now: Now, policy: &Policy, application: Application, credential: Option<String>) -> Self {
+        let enters = application != Application::EngineIoSuite;
+        Self {
+            application,
+            credential,
+            entered: Vec::new(),
+            entering: false,
+            enter_by: enters.then(|| now.mono + policy.connect_timeout_ms),
+            pid: None,
+            sent: Sent::default(),
+            partial: None,
+            pinged: None,
+            parked: None,
+        }
+    }
+
+    pub(super) fn restored(now: Now, policy: &Policy, snapshot: FaceSnapshot) -> Self {
+        let mut face = Self::new(now, policy, Application::Tickmesh, snapshot.credential);
+        if snapshot.entered {
+            face.entered.push("/".into());
+            face.enter_by = None;
+        }
+        face.pid = snapshot.pid;
+        face
+    }
+
+    pub(super) fn snapshot(&self) -> FaceSnapshot {
+        FaceSnapshot {
+            entered: self.has_entered("/"),
+            credential: self.credential.clone(),
+            pid: self.pid.clone(),
+        }
+    }
+
+    fn has_entered(&self, namespace: &str) -> bool {
+        self.entered.iter().any(|entered| **entered == *namespace)
+    }
+
+    fn knows(&self, namespace: &str) -> bool {
+        namespace == "/" || (self.application == Application::SocketIoSuite && namespace == "/custom")
+    }
+}
+
+impl Session {
+    /// A new session of a Socket.IO client, which greets it with Engine.IO's `open`. Who it belongs to turns out when it
+    /// enters the namespace, by the token in its packet or else by `credential`, which came with its connection.
+    #[must_use]
+    pub fn socketio(
+        now: Now,
+        id: &str,
+        policy: std::sync::Arc<Policy>,
+        handshake: &Handshake,
+        credential: Option<String>,
+        application: Application,
+        linked: bool,
+    ) -> Self {
+        let wire = Wire { encoding: Encoding::SocketIo, batch: false, linked };
+        let mut session = Self::silent(now, id, policy, Identity::anonymous(), wire);
+        let mut face = Face::new(now, &session.policy, application, credential);
+        face.pid = Some(handshake.pid.clone());
+        session.face = Some(Box::new(face));
+        let (interval, timeout) = (session.policy.ping_interval_ms, session.policy.ping_timeout_ms);
+        // Clients count from a ping to the end of both, this server from the last sign of life.
+        let timeout = timeout.saturating_sub(interval).max(1);
+        let Handshake { sid, upgrades, .. } = handshake;
+        let open = engine::open(sid, *upgrades, interval, timeout, session.policy.max_message_bytes);
+        let began = linked.then(|| Change::Began(Box::new(session.snapshot())));
+        session.send_with(open.as_bytes(), began);
+        session
+    }
+
+    // ---- inputs ----
+
+    pub(super) fn handle_packet(&mut self, now: Now, text: &str) {
+        match EnginePacket::parse(text) {
+            Ok(EnginePacket::Pong(_)) => {
+                let pinged = self.face.as_mut().and_then(|face| face.pinged.take());
+                self.round_trip_ms = pinged.and_then(|at| now.mono.checked_sub(at)).or(self.round_trip_ms);
+            }
+            Ok(EnginePacket::Message(message)) => self.handle_socketio(now, message),
+            Ok(EnginePacket::Close) => self.leave_for_good(),
+            Ok(EnginePacket::Noop) => {}
+            // Heartbeats come from here, upgrades are over.
+            Ok(EnginePacket::Ping(_) | EnginePacket::Upgrade) | Err(_) => self.close(CloseCode::ProtocolError),
+        }
+    }
+
+    fn handle_socketio(&mut self, now: Now, text: &str) {
+        self.counters.messages_in += 1;
+        let Some(face) = &mut self.face else { return };
+        if face.application == Application::EngineIoSuite {
+            return self.send(format!("4{text}").as_bytes());
+        }
+        let packet = match Packet::parse(text) {
+            Ok(packet) if face.partial.is_none() => packet,
+            _ => return self.close(CloseCode::ProtocolError),
+        };
+        if packet.attachments > 0 {
+            face.partial = Some(Box::new(Partial {
+                text: text.to_owned(),
+                wanted: packet.attachments,
+                attachments: Vec::new(),
+                bytes: text.len(),
+                // Done with its last attachment.
+                first: self.number.take(),
+            }));
+            return;
+        }
+        self.handle_whole(now, &packet, Vec::new());
+    }
+
+    pub(super) fn handle_attachment(&mut self, now: Now, bytes: &[u8]) {
+        let limit = self.policy.max_message_bytes;
+        let Some(face) = &mut self.face else { return };
+        if face.application == Application::EngineIoSuite {
+            return self.push_frames(Opcode::Binary, bytes);
+        }
+        let Some(mut partial) = face.partial.take() else { return self.close(CloseCode::ProtocolError) };
+        partial.bytes += bytes.len();
+        if partial.bytes > limit {
+            return self.close(CloseCode::TooBig);
+        }
+        partial.attachments.push(Bytes::copy_from_slice(bytes));
+        if partial.attachments.len() < partial.wanted {
+            self.number = None;
+            face.partial = Some(partial);
+            return;
+        }
+        if let (Some(first), Some(done)) = (partial.first, &mut self.number) {
+            done.first = first.first;
+        }
+        match Packet::parse(&partial.text) {
+            Ok(packet) => self.handle_whole(now, &packet, partial.attachments),
+            Err(_) => self.close(CloseCode::ProtocolError),
+        }
+    }
+
+    fn push_frames(&mut self, opcode: Opcode, payload: &[u8]) {
+        let mut out = BytesMut::with_capacity(payload.len() + 10);
+        frame::put_frame(&mut out, opcode, payload);
+        self.push(out.freeze(), Sort::Answer, None, None);
+    }
+
+    fn handle_whole(&mut self, now: Now, packet: &Packet<'_>, attachments: Vec<Bytes>) {
+        let Some(face) = &mut self.face else { return };
+        let namespace = packet.namespace;
+        if packet.kind == Kind::Connect {
+            return self.handle_connect(now, packet);
+        }
+        if !face.has_entered(namespace) {
+            return self.close(CloseCode::ProtocolError);
+        }
+        match packet.kind {
+            Kind::Disconnect => self.handle_disconnect(now, namespace),
+            Kind::Event | Kind::BinaryEvent => match packet.event() {
+                Ok(event) if face.application == Application::Tickmesh => {
+                    let argument = event.arguments.first().copied().unwrap_or("{}");
+                    self.handle_event(now, &event.name, argument, packet.id, attachments);
+                }
+                Ok(event) => self.answer_suite(&event.name, &event.arguments, packet, attachments),
+                Err(_) => self.close(CloseCode::ProtocolError),
+            },
+            // Nothing is ever asked of clients.
+            Kind::Ack | Kind::BinaryAck | Kind::Connect | Kind::ConnectError => {}
+        }
+    }
+
+    fn handle_connect(&mut self, now: Now, packet: &Packet<'_>) {
+        let Some(face) = &mut self.face else { return };
+        let namespace = packet.namespace;
+        if !face.knows(namespace) {
+            let refusal =
+                packet::message(Kind::ConnectError, 0, namespace, None, r#"{"message":"Invalid namespace"}"#);
+            return self.send(refusal.as_bytes());
+        }
+        if face.entering || face.has_entered(namespace) {
+            return;
+        }
+        if face.application == Application::SocketIoSuite {
+            face.entered.push(namespace.into());
+            face.enter_by = None;
+            let sid = format!(r#"{{"sid":"{}{}"}}"#, self.id, if namespace == "/" { "" } else { "-c" });
+            let auth = format!(r#"["auth",{}]"#, packet.data.unwrap_or("{}"));
+            self.send(packet::message(Kind::Connect, 0, namespace, None, &sid).as_bytes());
+            return self.send(packet::message(Kind::Event, 0, namespace, None, &auth).as_bytes());
+        }
+        let payload: ConnectPayload = match serde_json::from_str(packet.data.unwrap_or("{}")) {
+            Ok(payload) => payload,
+            Err(error) => return self.refuse_entry(&parameters(error)),
+        };
+        let credential = payload.token.filter(|token| !token.is_empty()).or_else(|| face.credential.clone());
+        face.entering = true;
+        let entry = Entry { pid: payload.pid, offset: payload.offset };
+        let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
+        self.command(wait(stamp, Purpose::Connect(entry)), Command::Identify(credential));
+    }
+
+    /// The credential was judged.
+    pub(super) fn identified(
+        &mut self,
+        now: Now,
+        stamp: Stamp<'_>,
+        entry: Entry,
+        result: Result<Identity, Failure>,
+    ) {
+        match result {
+            Err(failure) => {
+                self.counters.errors += 1;
+                self.refuse_entry(&failure);
+            }
+            Ok(identity) => match entry.pid.clone() {
+                Some(pid) if entry.offset.is_some() => {
+                    let purpose = Purpose::Resume(entry, Box::new(identity));
+                    self.command(wait(stamp, purpose), Command::Unpark(pid));
+                }
+                _ => self.enter(now, stamp, &entry, identity, None),
+            },
+        }
+    }
+
+    fn refuse_entry(&mut self, failure: &Failure) {
+        let Some(face) = &mut self.face else { return };
+        face.entering = false;
+        let data = json!({ "message": failure.message, "data": { "error_code": failure.code } });
+        self.send(packet::message(Kind::ConnectError, 0, "/", None, &data.to_string()).as_bytes());
+    }
+
+    /// The client is let in, and back to where it was if that is known.
+    pub(super) fn enter(
+        &mut self,
+        now: Now,
+        _: Stamp<'_>,
+        entry: &Entry,
+        identity: Identity,
+        parked: Option<Parked>,
+    ) {
+        let offset = entry.offset.as_deref().unwrap_or_default();
+        let recovered = parked
+            .filter(|parked| parked.snapshot.identity.user_id == identity.user_id)
+            .and_then(|parked| parked.reached(offset));
+        self.identity = identity;
+        if let Some(face) = &mut self.face {
+            face.entering = false;
+            face.enter_by = None;
+            face.credential = None;
+            if recovered.is_some() {
+                face.pid = entry.pid.clone();
+            }
+            face.entered.push("/".into());
+        }
+        let classes = &self.policy.classes;
+        let may = |room: &RoomName| classes.may_subscribe(&self.identity, room);
+        let held: Vec<_> = recovered.into_iter().flatten().filter(|held| may(&held.room)).collect();
+        for held in held {
+            self.follow(held);
+        }
+        let mut sid = json!({ "sid": &*self.id });
+        if let Some(pid) = self.face.as_ref().and_then(|face| face.pid.as_deref()) {
+            sid["pid"] = pid.into();
+        }
+        let hello = packet::message(Kind::Connect, 0, "/", None, &sid.to_string());
+        let status = json!(["connect_response", { "status": "connected", "sid": &*self.id, "server_time": now.utc }]);
+        let status = packet::message(Kind::Event, 0, "/", None, &status.to_string());
+        let began = self.wire.linked.then(|| Change::Began(Box::new(self.snapshot())));
+        let mut out = BytesMut::with_capacity(hello.len() + status.len() + 8);
+        frame::put_frame(&mut out, Opcode::Text, hello.as_bytes());
+        frame::put_frame(&mut out, Opcode::Text, status.as_bytes());
+        self.push(out.freeze(), Sort::Answer, None, began);
+    }
+
+    fn handle_disconnect(&mut self, now: Now, namespace: &str) {
+        let timeout = self.policy.connect_timeout_ms;
+        let Some(face) = &mut self.face else { return };
+        face.entered.retain(|entered| **entered != *namespace);
+        if face.entered.is_empty() {
+            // Clients close the connection when they have left all namespaces.
+            face.enter_by = Some(now.mono + timeout);
+        }
+        if namespace != "/" || face.application != Application::Tickmesh {
+            return;
+        }
+        (face.pid, face.sent) = (None, Sent::default());
+        let rooms: Vec<RoomName> = self.subscriptions.keys().cloned().collect();
+        for room in rooms {
+            self.subscriptions.remove(&room);
+            self.left(&room);
+            self.forget(room);
+        }
+        self.identity = Identity::anonymous();
+        let began = self.wire.linked.then(|| Change::Began(Box::new(self.snapshot())));
+        self.push(Bytes::new(), Sort::Answer, None, began);
+    }
+
+    /// The client says goodbye: it will not come back.
+    fn leave_for_good(&mut self) {
+        if let Some(face) = &mut self.face {
+            face.pid = None;
+        }
+        self.close(CloseCode::Normal);
+    }
+
+    fn handle_event(
+        &mut self,
+        now: Now,
+        name: &str,
+        argument: &str,
+        ack: Option<u64>,
+        attachments: Vec<Bytes>,
+    ) {
+        let verb = Verb::of(name);
+        let has_attachments = !attachments.is_empty();
+        self.answer = Answer { verb: verb.unwrap_or_default(), ack, attachments };
+        let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
+        let failure = match verb {
+            None => {
+                let name: String = name.chars().take(64).collect();
+                Some(Failure::new(ErrorCode::InvalidAction, format!("there is no event `{name}`")))
+            }
+            Some(verb) if verb.is_stream() => self.handle_stream(stamp, verb, argument).err(),
+            Some(_) => match ClientMessage::parse_event(name, argument) {
+                Ok(message) if !has_attachments || message.is_echo() => {
+                    self.handle_message(now, message);
+                    None
+                }
+                Ok(_) => Some(Failure::parameters("attachments are for echo: rooms carry JSON")),
+                Err(rejected) => {
+                    let (id, trace) = (rejected.request_id.as_deref(), rejected.trace_id.as_deref());
+                    self.reject(now, id, trace, &rejected.failure);
+                    None
+                }
+            },
+        };
+        if let Some(failure) = failure {
+            self.fail(stamp, &failure);
+        }
+        self.answer = Answer::default();
+    }
+
+    fn handle_stream(&mut self, stamp: Stamp<'_>, verb: Verb, argument: &str) -> Result<(), Failure> {
+        let StreamPayload { symbol, fields } = serde_json::from_str(argument).map_err(parameters)?;
+        let room = RoomName::new(&format!("{STREAM_PREFIX}{symbol}")).map_err(|error| {
+            let text = format!("symbol: {error}");
+            Failure::new(ErrorCode::InvalidSymbol, text).with_details(json!({ "symbol": symbol }))
+        })?;
+        // No fields mean all of them.
+        let fields = fields.filter(|names| !names.is_empty());
+        match verb {
+            Verb::SubscribeStream => {
+                let options = json!({ "room": room, "fields": fields }).to_string();
+                self.subscribe(stamp, &crate::message::Subscribe::parse(&options)?)
+            }
+            Verb::UnsubscribeStream => self.unsubscribe(stamp, room),
+            _ => {
+                let options = json!({ "room": room, "fields": fields }).to_string();
+                let fields = crate::message::Subscribe::parse(&options)?.fields;
+                let Some(held) = self.subscriptions.get_mut(&room).filter(|held| held.is_stream()) else {
+                    let failure = Failure::new(ErrorCode::RoomNotFound, "the stream is not subscribed to");
+                    return Err(failure.with_details(json!({ "symbol": symbol })));
+                };
+                held.set_fields(fields.clone());
+                let change = self.subscribed_change(&room);
+                let data = json!({ "room": room, "fields": fields }).to_string();
+                self.respond_raw(stamp, &data, change);
+                Ok(())
+            }
+        }
+    }
+
+    /// The test server of the protocol document.
+    fn answer_suite(&mut self, name: &str, arguments: &[&str], packet: &Packet<'_>, attachments: Vec<Bytes>) {
+        let (kind, data) = match (name, packet.id) {
+            ("message", _) => (Kind::Event, format!(r#"["message-back"{}{}]"#, if arguments.is_empty() { "" } else { "," }, arguments.join(","))),
+            ("message-with-ack", Some(_)) => (Kind::Ack, format!("[{}]", arguments.join(","))),
+            _ => return,
+        };
+        let id = packet.id.filter(|_| kind == Kind::Ack);
+        let mut out = BytesMut::new();
+        put_packet(&mut out, kind, packet.namespace, id, &data, &attachments);
+        self.push(out.freeze(), Sort::Answer, None, None);
+    }
+
+    // ---- answers ----
+
+    /// The message that is being handled is about a market stream.
+    pub(super) fn answers_stream(&self) -> bool {
+        self.answer.verb.is_stream()
+    }
+
+    /// Answers the event that is being handled.
+    pub(super) fn answer(&mut self, stamp: Stamp<'_>, data: &str, change: Option<Change>) {
+        let now = stamp.server_time;
+        let (event, body) = match self.answer.verb {
+            Verb::Other | Verb::Request => ("response", text(encode::response_raw(stamp, data))),
+            Verb::Subscribe => ("subscribed", with_status(data, "subscribed")),
+            Verb::Unsubscribe => ("unsubscribed", data.to_owned()),
+            Verb::SubscribeStream => ("stream_subscribed", stream_answer(data, Some("subscribed"), now)),
+            Verb::UpdateStream => ("stream_filter_updated", stream_answer(data, None, now)),
+            Verb::UnsubscribeStream => ("stream_unsubscribed", stream_answer(data, Some("unsubscribed"), now)),
+        };
+        self.emit(event, &body, change);
+    }
+
+    /// Tells the client what is wrong, in answer to its event if there is one.
+    pub(super) fn answer_error(&mut self, stamp: Stamp<'_>, failure: &Failure, change: Option<Change>) {
+        let verb = self.answer.verb;
+        if verb == Verb::Request {
+            let body = text(encode::error(stamp, failure));
+            return self.emit("response", &body, change);
+        }
+        let mut body = json!({
+            "error_code": failure.code, "message": failure.message, "timestamp": stamp.server_time,
+        });
+        if let Some(details) = &failure.details {
+            body["details"] = details.clone();
+        }
+        if let Some(request_id) = stamp.request_id {
+            body["request_id"] = request_id.into();
+        }
+        let event = if verb.is_stream() { "stream_error" } else { "error" };
+        self.emit(event, &body.to_string(), change);
+    }
+
+    pub(super) fn answer_pong(&mut self, pong: &[u8]) {
+        self.emit("pong", &String::from_utf8_lossy(pong), None);
+    }
+
+    /// Sends an event with one argument, JSON text, and the acknowledgement with the same where it is wanted.
+    fn emit(&mut self, event: &str, body: &str, change: Option<Change>) {
+        let Answer { ack, attachments, .. } = &self.answer;
+        let mut out = BytesMut::with_capacity(2 * body.len() + 64);
+        put_packet(&mut out, Kind::Event, "/", None, &format!(r#"["{event}",{body}]"#), attachments);
+        if ack.is_some() {
+            put_packet(&mut out, Kind::Ack, "/", *ack, &format!("[{body}]"), attachments);
+        }
+        self.push(out.freeze(), Sort::Answer, None, change);
+    }
+
+    // ---- time, end and recovery ----
+
+    pub(super) fn ping_packet(&mut self, now: Now) {
+        if let Some(face) = &mut self.face {
+            face.pinged = Some(now.mono);
+            self.send(b"2");
+        }
+    }
+
+    /// When the client has to have entered a namespace.
+    pub(super) fn entry_deadline(&self) -> Option<u64> {
+        self.face.as_ref()?.enter_by
+    }
+
+    /// A Socket.IO client that has not entered hears of nothing.
+    pub(super) fn is_outside(&self) -> bool {
+        self.face.as_ref().is_some_and(|face| face.entered.is_empty())
+    }
+
+    /// Clients come back by themselves unless they are told to leave the namespace.
+    pub(super) fn put_disconnect(&self, code: CloseCode, out: &mut BytesMut) {
+        let final_ = matches!(code, CloseCode::Disconnected | CloseCode::TokenExpired);
+        if final_ && self.face.as_ref().is_some_and(|face| face.has_entered("/")) {
+            frame::put_frame(out, Opcode::Text, b"41");
+        }
+    }
+
+    pub(super) fn began(&mut self, at: SlotPosition) {
+        if let Some(face) = &mut self.face {
+            face.sent.began(at);
+        }
+    }
+
+    pub(super) fn reached(&mut self, at: SlotPosition) {
+        if let Some(face) = &mut self.face {
+            face.sent.reached(at);
+        }
+    }
+
+    pub(super) fn stopped(&mut self, slot: u32) {
+        if let Some(face) = &mut self.face {
+            face.sent.left(slot);
+        }
+    }
+
+    /// The session ends; keeps what its client may come back to.
+    pub(super) fn park_before(&mut self, code: CloseCode) {
+        if !matches!(code, CloseCode::Normal | CloseCode::Disconnected | CloseCode::TokenExpired)
+            && let Some(parked) = self.parked()
+            && let Some(face) = &mut self.face
+        {
+            face.parked = Some(Box::new(parked));
+        }
+    }
+
+    fn parked(&self) -> Option<Parked> {
+        let face = self.face.as_deref().filter(|face| face.pid.is_some() && face.has_entered("/"))?;
+        Some(Parked { snapshot: self.snapshot(), sent: face.sent.clone() })
+    }
+
+    /// What a client may come back to whose connection is gone, and under which name.
+    pub fn take_parked(&mut self) -> Option<(String, Parked)> {
+        let parked = match self.face.as_mut()?.parked.take() {
+            Some(parked) => *parked,
+            None if self.ending.is_none() => self.parked()?,
+            None => return None,
+        };
+        Some((self.face.as_ref()?.pid.clone()?, parked))
+    }
+}
+
+fn put_packet(
+    out: &mut BytesMut,
+    kind: Kind,
+    namespace: &str,
+    id: Option<u64>,
+    data: &str,
+    attachments: &[Bytes],
+) {
+    let kind = match kind {
+        Kind::Event if !attachments.is_empty() => Kind::BinaryEvent,
+        Kind::Ack if !attachments.is_empty() => Kind::BinaryAck,
+        kind => kind,
+    };
+    let text = packet::message(kind, attachments.len(), namespace, id, data);
+    frame::put_frame(out, Opcode::Text, text.as_bytes());
+    for attachment in attachments {
+        frame::put_frame(out, Opcode::Binary, attachment);
+    }
+}
+
+/// JSON of our own making.
+fn text(json: Vec<u8>) -> String {
+    String::from_utf8(json).unwrap_or_default()
+}
+
+/// An object's text with a status put first.
+fn with_status(data: &str, status: &str) -> String {
+    match data.strip_prefix('{') {
+        Some("}") => format!(r#"{{"status":"{status}"}}"#),
+        Some(rest) => format!(r#"{{"status":"{status}",{rest}"#),
+        None => data.to_owned(),
+    }
+}
+
+/// What is told of a stream, from what is told of its room.
+fn stream_answer(data: &str, status: Option<&str>, now: u64) -> String {
+    #[derive(Deserialize)]
+    struct Told {
+        room: RoomName,
+        seq: Option<u64>,
+        fields: Option<serde_json::Value>,
+    }
+    let Ok(Told { room, seq, fields }) = serde_json::from_str(data) else { return data.to_owned() };
+    let mut answer = json!({ "symbol": encode::stream_symbol(&room), "timestamp": now });
+    if let Some(status) = status {
+        answer["status"] = status.into();
+    } else {
+        answer["fields"] = fields.unwrap_or_default();
+    }
+    if let Some(seq) = seq {
+        answer["seq"] = seq.into();
+    }
+    answer.to_string()
+}
