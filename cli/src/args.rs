@@ -77,6 +77,15 @@ pub(crate) struct NodeArgs {
     pub(crate) command: Option<NodeCommand>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+    /// Serves the test server of a protocol's documents instead, in memory and for anybody
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) conformance: Option<Conformance>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Conformance {
+    /// Engine.IO v4 at /engine.io/ and Socket.IO v5 at /socket.io/
+    Socketio,
 }
 
 #[derive(Debug, Subcommand)]

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let result = match args.command.unwrap_or_else(|| Command::Dev(DevArgs::default())) {
         Command::Dev(args) => dev::run(&args),
         Command::Node(NodeArgs { command: Some(command), .. }) => operate::node(&command),
-        Command::Node(args) => node::run(&args.server),
+        Command::Node(args) => node::run(&args),
         Command::Gateway(args) => gateway::run(&args),
         Command::Cluster { what } => operate::cluster(&what),
         Command::Bench { what } => bench(what),

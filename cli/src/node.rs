@@ -3,12 +3,16 @@
 use tickmesh_cluster::config::Config;
 use tickmesh_node::Node;
 
-use crate::args::ServerArgs;
+use crate::args::{Conformance, NodeArgs};
 use crate::{config, serve};
 
 /// Serves until a signal, then drains.
-pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
-    let config = config::load(&Config::node_defaults(), args.config.as_deref(), args.flags())?;
+pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+    let server = &args.server;
+    let mut config = config::load(&Config::node_defaults(), server.config.as_deref(), server.flags())?;
+    if args.conformance == Some(Conformance::Socketio) {
+        conform(&mut config);
+    }
     serve::prepare(&config)?;
     actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
@@ -20,4 +24,15 @@ pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
         node.stop().await;
         Ok(())
     })
+}
+
+/// What the Engine.IO v4 and Socket.IO v5 protocol documents say of their test servers.
+fn conform(config: &mut Config) {
+    config.socketio.conformance = true;
+    config.socketio.connect_timeout_ms = 1_000;
+    config.heartbeat.ping_interval_ms = 300;
+    // A ping interval of 300 and a ping timeout of 200.
+    config.heartbeat.timeout_ms = 500;
+    config.limits.max_message_bytes = 1_000_000;
+    config.server.origins = Vec::new();
 }

@@ -45,6 +45,8 @@ pub struct Config {
     pub heartbeat: HeartbeatConfig,
     /// Sockets and HTTP.
     pub server: ServerConfig,
+    /// Socket.IO.
+    pub socketio: SocketIoConfig,
     /// Room classes.
     pub rooms: RoomsConfig,
     /// Logging.
@@ -215,6 +217,16 @@ pub struct HeartbeatConfig {
     pub timeout_ms: u64,
 }
 
+/// `[socketio]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SocketIoConfig {
+    /// Milliseconds in which a client has to enter a namespace.
+    pub connect_timeout_ms: u64,
+    /// Serves the test servers of the protocol documents instead of this protocol. Set by a flag alone.
+    #[serde(skip)]
+    pub conformance: bool,
+}
+
 /// `[server]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ServerConfig {
@@ -341,6 +353,7 @@ impl Config {
                 shutdown_timeout_ms: 10_000,
                 metrics_listen: None,
             },
+            socketio: SocketIoConfig { connect_timeout_ms: 45_000, conformance: false },
             rooms: RoomsConfig { class: default_classes() },
             log: LogConfig { format: LogFormat::Text, level: "info,actix_server=warn".into() },
             postgres: PostgresConfig { url: Secret::default() },

@@ -17,6 +17,7 @@ use tickmesh_protocol::error::{ErrorCode, Failure};
 use tokio::io::AsyncWriteExt;
 
 use crate::socket::Socket;
+use crate::socketio::{Asked, Bad, asked_websocket};
 
 /// A connection that still speaks HTTP.
 pub type Http = Framed<Socket, Codec>;
@@ -30,13 +31,15 @@ pub struct Refused {
     pub cause: &'static str,
     /// What the body says.
     pub failure: Failure,
+    /// The whole body, where that is not for us to write.
+    pub body: Option<String>,
 }
 
 impl Refused {
     /// A refusal.
     #[must_use]
     pub fn new(status: StatusCode, cause: &'static str, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, cause, failure: Failure::new(code, message) }
+        Self { status, cause, failure: Failure::new(code, message), body: None }
     }
 }
 
@@ -64,6 +67,25 @@ pub fn websocket(request: &Request) -> Result<ResponseBuilder, Refused> {
         };
         Refused::new(status, "handshake", ErrorCode::InvalidParameters, error.to_string())
     })
+}
+
+/// What a Socket.IO client's WebSocket handshake asks for.
+///
+/// # Errors
+/// 400, with Engine.IO's words, for another version or transport.
+pub fn socketio(request: &Request) -> Result<Asked, Refused> {
+    asked_websocket(request).map_err(refused_by_engine)
+}
+
+/// A session that is not there.
+#[must_use]
+pub fn unknown_sid() -> Refused {
+    refused_by_engine(Bad::Sid)
+}
+
+fn refused_by_engine(bad: Bad) -> Refused {
+    let refused = Refused::new(StatusCode::BAD_REQUEST, "handshake", ErrorCode::InvalidParameters, "");
+    Refused { body: Some(bad.body()), ..refused }
 }
 
 /// Browsers name the page's origin; other clients send none and are not held to the list.
@@ -125,7 +147,7 @@ pub fn error_body(failure: &Failure) -> String {
 /// # Errors
 /// When the client is gone.
 pub async fn refuse(http: &mut Http, refused: &Refused) -> io::Result<()> {
-    let body = Bytes::from(error_body(&refused.failure));
+    let body = Bytes::from(refused.body.clone().unwrap_or_else(|| error_body(&refused.failure)));
     let mut response = Response::new(refused.status);
     response.head_mut().set_connection_type(ConnectionType::Close);
     let headers = response.headers_mut();

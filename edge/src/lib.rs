@@ -9,8 +9,10 @@
 pub mod address;
 pub mod auth;
 pub mod handshake;
+pub mod held;
 pub mod limits;
 pub mod listen;
 pub mod service;
 pub mod socket;
+pub mod socketio;
 pub mod tls;

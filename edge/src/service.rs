@@ -75,6 +75,8 @@ where
     let http = HttpService::build()
         .client_request_timeout(handshake_timeout)
         .client_disconnect_timeout(Duration::from_secs(1))
+        // Whoever goes away while it waits for an answer is gone: a poll of Socket.IO would be held for nobody.
+        .h1_allow_half_closed(false)
         .upgrade(fn_service(move |(request, http): (Request, Http)| upgrade(request, http)))
         .finish(app)
         .map_err(|error| tracing::debug!(?error, "connection ended"));

@@ -3,6 +3,7 @@
 //! It can be used like any stream, or by readiness: wait until it is readable or writable, then take or give what it can at
 //! once. Under TLS, bytes that were given may still wait inside it: [`Socket::try_flush`] tells.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -11,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::held::Held;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub enum Socket {
@@ -18,15 +21,17 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Under TLS.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Requests of a client that polls, and the WebSocket that it may upgrade to.
+    Held(Box<Held>),
 }
 
 impl Socket {
-    /// The connection underneath.
-    #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
+    /// The connection underneath; none while it is made of requests.
+    fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Held(held) => held.upgraded().and_then(Self::tcp),
         }
     }
 
@@ -36,7 +41,15 @@ impl Socket {
     /// # Errors
     /// When the connection is lost.
     pub async fn readable(&self) -> io::Result<()> {
-        self.tcp().readable().await
+        match (self, self.tcp()) {
+            (Self::Held(held), Some(_)) if held.has_rest() => Ok(()),
+            (_, Some(stream)) => stream.readable().await,
+            (Self::Held(held), None) => {
+                poll_fn(|cx| held.poll_readable(cx)).await;
+                Ok(())
+            }
+            (_, None) => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Waits until [`try_write`](Self::try_write) or [`try_flush`](Self::try_flush) may get something away.
@@ -44,7 +57,14 @@ impl Socket {
     /// # Errors
     /// When the connection is lost.
     pub async fn writable(&self) -> io::Result<()> {
-        self.tcp().writable().await
+        match (self, self.tcp()) {
+            (_, Some(stream)) => stream.writable().await,
+            (Self::Held(held), None) => {
+                poll_fn(|cx| held.poll_writable(cx)).await;
+                Ok(())
+            }
+            (_, None) => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Reads what is there; 0 at the end.
@@ -62,6 +82,10 @@ impl Socket {
                 )?;
                 Ok(buffer.filled().len())
             }
+            Self::Held(held) => match held.try_upgraded() {
+                Some(socket) => socket.try_read(into),
+                None => held.try_read(into),
+            },
         }
     }
 
@@ -75,6 +99,10 @@ impl Socket {
             Self::Tls(stream) => {
                 now(Pin::new(stream.as_mut()).poll_write(&mut Context::from_waker(Waker::noop()), bytes))
             }
+            Self::Held(held) => match held.adopt() {
+                Some(socket) => socket.try_write(bytes),
+                None => held.try_write(bytes),
+            },
         }
     }
 
@@ -85,6 +113,7 @@ impl Socket {
     pub fn try_flush(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(_) => Ok(()),
+            Self::Held(held) => held.adopt().map_or(Ok(()), Self::try_flush),
             Self::Tls(stream) => {
                 now(Pin::new(stream.as_mut()).poll_flush(&mut Context::from_waker(Waker::noop())))
             }
@@ -108,6 +137,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
+            Self::Held(held) => Pin::new(held.as_mut()).poll_read(cx, buffer),
         }
     }
 }
@@ -117,6 +147,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+            Self::Held(held) => Pin::new(held.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -128,6 +159,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+            Self::Held(held) => Pin::new(held.as_mut()).poll_write_vectored(cx, slices),
         }
     }
 
@@ -135,6 +167,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Held(held) => held.is_write_vectored(),
         }
     }
 
@@ -142,6 +175,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Held(held) => Pin::new(held.as_mut()).poll_flush(cx),
         }
     }
 
@@ -149,6 +183,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Held(held) => Pin::new(held.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -17,9 +17,11 @@ pub mod hub;
 mod link;
 mod load;
 pub mod metrics;
+mod parking;
 mod peers;
 pub mod server;
 pub mod session;
+mod socketio;
 mod upgrade;
 mod worker;
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use subtle::ConstantTimeEq;
 use tickmesh_protocol::link::{self, Attach, Open, Records, ToGateway, ToNode};
-use tickmesh_protocol::session::{Session, Wire};
+use tickmesh_protocol::session::{Application, Session, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
@@ -103,6 +103,10 @@ async fn begin(worker: &Rc<Worker>, mut stream: Socket, records: Records, wanted
     let policy = worker.policy.clone();
     let session = match wanted {
         Wanted::Attach(attach) => Session::restore(now, policy, attach.snapshot, true),
+        Wanted::Open(Open { socketio: Some(handshake), session_id, token, .. }) => {
+            let application = Application::Tickmesh;
+            Session::socketio(now, &session_id, policy, &handshake, token, application, true)
+        }
         Wanted::Open(open) => {
             let wire = Wire { encoding: open.encoding, batch: open.batch, linked: true };
             match worker.auth.identify(open.token.as_deref(), now.utc) {

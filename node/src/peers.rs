@@ -22,14 +22,20 @@ use tickmesh_cluster::members::{Kind, LeaseState, Report, Roster};
 use tickmesh_protocol::message::Message;
 use tickmesh_protocol::position::Epoch;
 use tickmesh_protocol::room::RoomName;
+use tickmesh_protocol::session::Parked;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::parking::Parking;
 
 pub(crate) use questions::{Local, Question, Sessions, merged};
 pub(crate) use task::start;
 
 /// Longest wait for the others' answers.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How often a parked session is looked for: who comes back quickly may be here before its old connection has ended.
+const UNPARKINGS: usize = 3;
+const UNPARKING_PAUSE: Duration = Duration::from_millis(100);
 
 /// The others, as this node sees them.
 pub(crate) struct Peers {
@@ -38,6 +44,7 @@ pub(crate) struct Peers {
     roster: Roster,
     counts: Mutex<Counts>,
     waiting: Mutex<FxHashMap<u64, Asker>>,
+    parking: Parking,
 }
 
 /// Takes answers, each with the node that it is from.
@@ -54,7 +61,7 @@ pub(crate) struct Asked<T> {
 impl Peers {
     pub(crate) fn new(id: &str, run: u64, bus: Arc<dyn Bus>, roster: Roster) -> Arc<Self> {
         let counts = Mutex::new(Counts::new(id, run));
-        Arc::new(Self { id: id.to_owned(), bus, roster, counts, waiting: Mutex::default() })
+        Arc::new(Self { id: id.to_owned(), bus, roster, counts, waiting: Mutex::default(), parking: Parking::default() })
     }
 
     /// A session here follows the room.
@@ -100,6 +107,28 @@ impl Peers {
     /// Waits until this node has its lease, but no longer than `patience`.
     pub(crate) async fn in_cluster(&self, patience: Duration) {
         self.roster.joined(patience).await;
+    }
+
+    /// Keeps a session for its client to come back to.
+    pub(crate) fn park(&self, name: String, parked: Parked) {
+        self.parking.park(name, parked);
+    }
+
+    /// A session that was parked here or on any other node.
+    pub(crate) async fn unpark(&self, name: &str) -> Option<Parked> {
+        for attempt in 0..UNPARKINGS {
+            if attempt > 0 {
+                sleep(UNPARKING_PAUSE).await;
+            }
+            if let Some(parked) = self.parking.take(name) {
+                return Some(parked);
+            }
+            let asked = self.ask(&Question::Unpark(name.to_owned()), Option::<Parked>::is_some).await;
+            if let Some(parked) = asked.answers.into_iter().flatten().next() {
+                return Some(parked);
+            }
+        }
+        None
     }
 
     /// How this node's own lease stands.

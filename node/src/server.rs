@@ -32,7 +32,7 @@ use crate::load::{Load, QueueDelay};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::worker::{Shared, Worker};
-use crate::{api, clock, fanout, hub, upgrade};
+use crate::{api, clock, fanout, hub, socketio, upgrade};
 
 /// Largest request line and headers, in bytes, of the HTTP server (a constant of `actix-http`).
 pub const MAX_HEAD_BYTES: usize = 131_072;
@@ -127,6 +127,8 @@ impl Node {
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             max_publish_batch: config.limits.max_publish_batch,
             started_at,
+            lines: Arc::default(),
+            conformance: config.socketio.conformance,
             broker: broker.clone(),
             metrics: metrics.clone(),
         });
@@ -214,6 +216,7 @@ fn policy(config: &Config, id: &str) -> Policy {
         max_gate_messages: config.limits.max_gate_messages,
         ping_interval_ms: config.heartbeat.ping_interval_ms,
         ping_timeout_ms: config.heartbeat.timeout_ms,
+        connect_timeout_ms: config.socketio.connect_timeout_ms,
     }
 }
 
@@ -231,6 +234,7 @@ fn serve(
     let max_body = config.limits.max_http_body_bytes;
     let metrics_here = config.server.metrics_listen.is_none();
     let node = web::Data::from(shared.clone());
+    let origins = config.server.origins.clone();
 
     // This runs on each worker's own thread.
     let factory = move || {
@@ -245,6 +249,7 @@ fn serve(
             .app_data(web::PayloadConfig::new(max_body))
             .app_data(node.clone())
             .configure(api::routes)
+            .configure(|config| socketio::routes(config, &origins))
             .configure(|config| {
                 if metrics_here {
                     api::metrics_route(config);

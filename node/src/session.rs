@@ -138,6 +138,9 @@ impl Actor for SessionActor {
         if let Some(key) = self.key.take() {
             self.worker.hub.exit(key, self.effects.rooms());
         }
+        if let Some((name, parked)) = self.session.take_parked() {
+            self.worker.peers.park(name, parked);
+        }
         let reason = self.session.reason();
         self.worker.metrics.session_ended(reason);
         tracing::debug!(session = %self.session.id(), user = %self.session.identity().user_id, ?reason, "ended");

@@ -10,13 +10,15 @@ use std::rc::Rc;
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
 use bytes::Bytes;
 use tickmesh_edge::handshake::{self, Http, Refused, bearer};
+use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::error::ErrorCode;
-use tickmesh_protocol::session::{Session, Wire};
+use tickmesh_protocol::session::{Application, Session, Wire};
 
 use crate::clock;
 use crate::link;
 use crate::session::{Connection, SessionActor};
+use crate::socketio;
 use crate::worker::Worker;
 
 /// Serves one upgrade request.
@@ -44,9 +46,12 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Re
 type Start = Box<dyn FnOnce(Socket, Bytes)>;
 
 fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, Start), Refused> {
+    if let Some(application) = socketio::application(worker, request.path()) {
+        return accept_socketio(worker, request, application);
+    }
     let is_link = request.path() == "/link" && !worker.secret.expose().is_empty();
     if request.path() != "/ws" && !is_link {
-        let text = "WebSocket connections are taken at /ws";
+        let text = "WebSocket connections are taken at /ws and /socket.io/";
         return Err(Refused::new(StatusCode::NOT_FOUND, "path", ErrorCode::InvalidParameters, text));
     }
     let mut response = handshake::websocket(request)?;
@@ -64,10 +69,7 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
     handshake::check_origin(&worker.origins, request)?;
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = worker.proxies.client(peer, request.headers());
-    let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
-        let text = refusal.to_string();
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
-    })?;
+    let guard = admit(worker, remote)?;
     let hello = handshake::hello(request, &mut response);
     let wire = Wire { encoding: hello.encoding, batch: hello.batch, linked: false };
     let now = clock::now();
@@ -85,6 +87,43 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
     let start: Start = Box::new(move |stream, early| {
         let connection = Connection { stream, early, records: None };
         SessionActor::spawn(session, worker, remote, connection, guard);
+    });
+    Ok((response, start))
+}
+
+fn admit(worker: &Worker, remote: SocketAddr) -> Result<ConnectionGuard, Refused> {
+    worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
+        let text = refusal.to_string();
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
+    })
+}
+
+fn accept_socketio(
+    worker: &Rc<Worker>,
+    request: &Request,
+    application: Application,
+) -> Result<(ResponseBuilder, Start), Refused> {
+    let asked = handshake::socketio(request)?;
+    let response = handshake::websocket(request)?;
+    handshake::check_origin(&worker.origins, request)?;
+    if let Some(sid) = asked.sid {
+        let line = worker.lines.find(&sid).ok_or_else(handshake::unknown_sid)?;
+        let start: Start = Box::new(move |stream, early| {
+            actix_rt::spawn(async move {
+                if let Err(error) = line.upgrade(stream, &early).await {
+                    tracing::debug!(%error, "a client did not upgrade");
+                }
+            });
+        });
+        return Ok((response, start));
+    }
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = worker.proxies.client(peer, request.headers());
+    let guard = admit(worker, remote)?;
+    let worker = worker.clone();
+    let start: Start = Box::new(move |stream, early| {
+        let begins = tickmesh_edge::socketio::begins(false);
+        socketio::begin(&worker, application, &begins, asked, (stream, early), remote, guard);
     });
     Ok((response, start))
 }

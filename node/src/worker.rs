@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::peers::{Local, Peers, Question, merged};
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::Auth;
+use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
 
 /// What is one per node.
@@ -45,6 +46,10 @@ pub(crate) struct Shared {
     /// How long a client may take nothing though there is something.
     pub(crate) stall_timeout: Duration,
     pub(crate) max_publish_batch: usize,
+    /// Socket.IO clients on long-polling.
+    pub(crate) lines: Arc<Lines>,
+    /// The test servers of the Socket.IO protocol documents answer in this protocol's place.
+    pub(crate) conformance: bool,
     /// UTC milliseconds.
     pub(crate) started_at: u64,
 }

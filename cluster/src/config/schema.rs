@@ -194,10 +194,15 @@ pub(super) const KEYS: &[Key] = &[
         "Milliseconds of silence after which a client is gone; more than the interval.",
     ),
     key(
+        "socketio.connect_timeout_ms",
+        Kind::Int(100, 3_600_000),
+        "Milliseconds in which a Socket.IO client has to enter the namespace.",
+    ),
+    key(
         "server.origins",
         Kind::Origins,
-        "Allowed Origin headers, such as \"https://example.com\"; empty or \"*\" for any. Clients that are no browsers\n\
-         send none and are not held to it.",
+        "Allowed Origin headers, and pages that may use Socket.IO's long-polling (CORS), such as\n\
+         \"https://example.com\"; empty or \"*\" for any. Clients that are no browsers send none and are not held to it.",
     ),
     key(
         "server.trusted_proxies",

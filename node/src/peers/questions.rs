@@ -25,6 +25,8 @@ pub(crate) enum Question {
     Disconnect(String),
     /// Who is in a room: [`Presence`].
     Presence(RoomName),
+    /// The session that was parked under this name, which then is there no more: `Parked` or null.
+    Unpark(String),
 }
 
 /// Sessions of a node.
@@ -48,6 +50,8 @@ impl Local<'_> {
             Question::Session(id) => to_raw_value(&self.session(&id).await),
             Question::Disconnect(id) => to_raw_value(&self.disconnect(&id).await),
             Question::Presence(room) => to_raw_value(&self.presence(&room).await),
+            // Nothing that sessions know.
+            Question::Unpark(_) => return None,
         };
         answer.ok()
     }

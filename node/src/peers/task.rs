@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use serde_json::value::to_raw_value;
 use tickmesh_cluster::bus::{Mail, To};
 use tickmesh_cluster::counts::Notice;
 use tickmesh_cluster::letter::{Body, Letter};
@@ -191,7 +192,11 @@ impl Task {
         let Ok(place) = self.answering.clone().try_acquire_owned() else { return };
         let (peers, hubs) = (self.peers.clone(), self.hubs.clone());
         tokio::spawn(async move {
-            if let Some(answer) = Local(&hubs).answer(question).await {
+            let answer = match &question {
+                Question::Unpark(name) => to_raw_value(&peers.parking.take(name)).ok(),
+                _ => Local(&hubs).answer(question).await,
+            };
+            if let Some(answer) = answer {
                 peers.send(To::Member(&to), Body::Answer { id, answer }).await;
             }
             drop(place);

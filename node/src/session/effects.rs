@@ -75,6 +75,17 @@ impl Effects {
                     vec![(ticket, Reply::Presence(Ok(presence)))]
                 }));
             }
+            Command::Unpark(name) => {
+                let worker = worker.clone();
+                self.calls.push(Box::pin(async move {
+                    let parked = worker.peers.unpark(&name).await;
+                    vec![(ticket, Reply::Parked(parked.map(Box::new)))]
+                }));
+            }
+            Command::Identify(credential) => {
+                let result = worker.auth.identify(credential.as_deref(), crate::clock::now().utc);
+                self.answers.push_back((ticket, Reply::Identity(result.map_err(Failure::from))));
+            }
             Command::Authenticate(token) => {
                 let result = worker.auth.verify(&token, crate::clock::now().utc);
                 self.answers.push_back((ticket, Reply::Identity(result.map_err(Failure::from))));

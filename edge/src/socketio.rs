@@ -1,0 +1,152 @@
+//! Socket.IO's HTTP side: handshakes, long-polling and its errors
+//! (<https://socket.io/docs/v4/engine-io-protocol/>). What is said is not looked at here.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix_cors::Cors;
+use actix_http::{HttpMessage, Request, StatusCode};
+use actix_web::HttpResponse;
+use actix_web::http::{Method, header};
+use actix_web::web::Bytes;
+use serde_json::json;
+use tickmesh_protocol::session::Handshake;
+
+use crate::handshake::bearer;
+use crate::held::{Line, Lines};
+
+/// The path, on nodes and gateways.
+pub const PATH: &str = "/socket.io/";
+/// Seconds for which browsers may remember what a preflight request was told.
+const PREFLIGHT_S: usize = 600;
+
+/// What a request's query says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The session; none yet where it begins.
+    pub sid: Option<String>,
+    /// From the `Authorization` header, or else the query.
+    pub token: Option<String>,
+}
+
+/// What Engine.IO tells of a request that it does not serve; the numbers are those of its reference server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bad {
+    /// 0: neither polling nor WebSocket, or not the one that this request is.
+    Transport,
+    /// 1: there is no such session, or not on this transport.
+    Sid,
+    /// 2: sessions begin with GET.
+    Method,
+    /// 3: the body, or one request too many.
+    Request,
+    /// 5: not version 4.
+    Version,
+}
+
+impl Bad {
+    /// What the body says.
+    #[must_use]
+    pub fn body(self) -> String {
+        let (code, message) = match self {
+            Self::Transport => (0, "Transport unknown"),
+            Self::Sid => (1, "Session ID unknown"),
+            Self::Method => (2, "Bad handshake method"),
+            Self::Request => (3, "Bad request"),
+            Self::Version => (5, "Unsupported protocol version"),
+        };
+        json!({ "code": code, "message": message }).to_string()
+    }
+
+    /// As an answer.
+    #[must_use]
+    pub fn response(self) -> HttpResponse {
+        HttpResponse::BadRequest().content_type("application/json").body(self.body())
+    }
+}
+
+/// Reads a request's query, which has to name this transport.
+///
+/// # Errors
+/// When the version or the transport is another.
+pub fn asked(
+    query: &str,
+    headers: &actix_http::header::HeaderMap,
+    transport: &str,
+) -> Result<Asked, Bad> {
+    let query: HashMap<Cow<'_, str>, Cow<'_, str>> = form_urlencoded::parse(query.as_bytes()).collect();
+    let value = |name: &str| query.get(name).map(AsRef::as_ref);
+    if value("transport") != Some(transport) {
+        return Err(Bad::Transport);
+    }
+    if value("EIO") != Some("4") {
+        return Err(Bad::Version);
+    }
+    let token = bearer(headers).or_else(|| value("token")).filter(|token| !token.is_empty());
+    Ok(Asked { sid: value("sid").map(str::to_owned), token: token.map(str::to_owned) })
+}
+
+/// The same for a WebSocket handshake.
+///
+/// # Errors
+/// As for [`asked`].
+pub fn asked_websocket(request: &Request) -> Result<Asked, Bad> {
+    asked(request.uri().query().unwrap_or_default(), request.headers(), "websocket")
+}
+
+/// A client whose session begins now.
+#[must_use]
+pub fn begins(upgrades: bool) -> Handshake {
+    let secret = || format!("{:032x}", rand::random::<u128>());
+    Handshake { sid: secret(), pid: secret(), upgrades }
+}
+
+/// Serves a request of a session on long-polling.
+pub async fn serve(lines: &Lines, sid: &str, method: &Method, body: &Bytes, max_payload: usize) -> HttpResponse {
+    let Some(line) = lines.find(sid) else { return Bad::Sid.response() };
+    match *method {
+        Method::GET => poll(&line).await,
+        Method::POST if body.len() > max_payload => {
+            HttpResponse::build(StatusCode::PAYLOAD_TOO_LARGE).finish()
+        }
+        Method::POST => match line.post(body).await {
+            Ok(()) => HttpResponse::Ok().content_type("text/html").body("ok"),
+            Err(refusal) => refused(refusal),
+        },
+        _ => Bad::Request.response(),
+    }
+}
+
+/// Waits for packets.
+pub async fn poll(line: &Arc<Line>) -> HttpResponse {
+    match line.poll().await {
+        Ok(payload) => HttpResponse::Ok()
+            .content_type("text/plain; charset=UTF-8")
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .body(payload),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+fn refused(refusal: tickmesh_protocol::socketio::polling::Refusal) -> HttpResponse {
+    use tickmesh_protocol::socketio::polling::Refusal;
+    match refusal {
+        Refusal::Unknown => Bad::Sid.response(),
+        Refusal::Second | Refusal::Payload => Bad::Request.response(),
+    }
+}
+
+/// Which pages may ask: those of `server.origins`, or any.
+#[must_use]
+pub fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allowed_methods([Method::GET, Method::POST])
+        .allowed_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        .max_age(PREFLIGHT_S);
+    if origins.is_empty() || origins.iter().any(|origin| origin == "*") {
+        return cors.allow_any_origin().send_wildcard();
+    }
+    // Credentials, which are cookies of load balancers, are for pages that are named.
+    origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
+}
