@@ -144,7 +144,7 @@ impl Bridge {
     /// The client is to come back, somewhere else and not at the same time as all others.
     fn go_away(&mut self) -> End {
         let retry_after = rand::random_range(0..=RETRY_SPREAD_MS);
-        let hint = encode::going_away(retry_after, utc());
+        let hint = encode::going_away(self.encoding, retry_after, utc());
         self.to_client.extend_from_slice(&encode::frame_json(&hint, self.encoding));
         self.close(CloseCode::GoingAway)
     }

@@ -13,6 +13,7 @@ use tickmesh_protocol::link::{Open, VERSION};
 
 use crate::bridge::{Bridge, part};
 use crate::server::{Keys, Worker, utc};
+use crate::socketio;
 
 /// Serves one upgrade request.
 pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> Result<(), actix_http::Error> {
@@ -23,6 +24,15 @@ pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> R
 }
 
 async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Result<()> {
+    if request.path() == tickmesh_edge::socketio::PATH {
+        return match socketio::accept(&worker, request) {
+            Ok((response, accepted)) => socketio::start(worker, request, http, response, accepted).await,
+            Err(refused) => {
+                worker.metrics.refused(refused.cause);
+                handshake::refuse(&mut http, &refused).await
+            }
+        };
+    }
     match accept(&worker, request) {
         Ok(accepted) => hold(worker, request, accepted, http).await,
         Err(refused) => {
@@ -42,7 +52,7 @@ struct Accepted {
 
 fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refused> {
     if request.path() != "/ws" {
-        let text = "WebSocket connections are taken at /ws";
+        let text = "WebSocket connections are taken at /ws and /socket.io/";
         return Err(Refused::new(StatusCode::NOT_FOUND, "path", ErrorCode::InvalidParameters, text));
     }
     let mut response = handshake::websocket(request)?;
@@ -88,6 +98,7 @@ async fn hold(worker: Rc<Worker>, request: &Request, accepted: Accepted, http: H
         batch: hello.batch,
         token: hello.token,
         remote: remote.to_string(),
+        socketio: None,
     };
     worker.metrics.connections.inc();
     let bridge = Bridge::new(worker, client, open, key, guard);

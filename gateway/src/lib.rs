@@ -3,7 +3,7 @@
 //! * [`server`]: listener, HTTP, shutdown · `edge`: from an upgrade request to a held connection
 //! * `bridge`: one client, its relay, and the link behind it · `dial`, `pool`: how links begin, and those that are warm
 //! * `nodes`: which nodes there are, how they do, and which connections are to move · `api`: what is answered here, and what
-//!   is handed to a node · `metrics`
+//!   is handed to a node · `metrics` · `socketio`
 //!
 //! It must not know sessions or rooms, and parses no payload of a client.
 
@@ -15,5 +15,6 @@ mod metrics;
 mod nodes;
 mod pool;
 pub mod server;
+mod socketio;
 
 pub use server::{Gateway, StartError};

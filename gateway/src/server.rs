@@ -18,6 +18,7 @@ use tickmesh_cluster::members::{Kind, Members, Report, Roster};
 use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
+use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::bind;
 use tickmesh_edge::service::{self, Options, service};
@@ -30,7 +31,7 @@ use crate::dial::Dialer;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, Rules};
 use crate::pool::Pool;
-use crate::{api, edge};
+use crate::{api, edge, socketio};
 
 /// A gateway cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) proxies: Proxies,
     pub(crate) auth: Auth,
     pub(crate) keys: Keys,
+    /// Socket.IO clients on long-polling.
+    pub(crate) lines: Arc<Lines>,
     /// Largest message of a client, in bytes.
     pub(crate) max_message: usize,
     /// How long a client may take nothing though there is something.
@@ -181,6 +184,7 @@ impl Gateway {
             proxies: Proxies::new(config.server.trusted_proxies.clone()),
             auth,
             keys,
+            lines: Arc::default(),
             max_message: config.limits.max_message_bytes,
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             stopping,
@@ -296,7 +300,9 @@ fn serve(
             .app_data(web::Data::from(shared.clone()))
             .app_data(web::ThinData(api::client(shared.nodes.dialer())))
             .app_data(web::PayloadConfig::new(max_body))
+            .app_data(web::ThinData(worker.clone()))
             .configure(api::routes)
+            .configure(|config| socketio::routes(config, &shared.origins))
             .configure(routes)
             .default_service(web::to(api::not_found));
         service(

@@ -232,8 +232,14 @@ pub fn socketio_notice(room: &str, event: &str, server_time: u64, data: &impl Se
 /// Tells a client that its connection is about to be closed, and after how many milliseconds it should come back: each
 /// client is told another time, so that not all come at once.
 #[must_use]
-pub fn going_away(retry_after_ms: u64, server_time: u64) -> Vec<u8> {
-    notice("", "going_away", 0, server_time, &serde_json::json!({ "retry_after_ms": retry_after_ms }))
+pub fn going_away(encoding: Encoding, retry_after_ms: u64, server_time: u64) -> Vec<u8> {
+    let data = serde_json::json!({ "retry_after_ms": retry_after_ms });
+    match encoding {
+        Encoding::Json | Encoding::Msgpack => notice("", "going_away", 0, server_time, &data),
+        Encoding::SocketIo | Encoding::SocketIoStream => {
+            socketio_notice("", "going_away", server_time, &data)
+        }
+    }
 }
 
 /// What a client that is not let in gets: the error, and the close frame.

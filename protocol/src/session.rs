@@ -323,9 +323,7 @@ impl Session {
     pub fn go_away(&mut self, now: Now, retry_after_ms: u64) {
         if self.ending.is_none() {
             self.flush_due();
-            let data = json!({ "retry_after_ms": retry_after_ms });
-            let frame = self.notify("", "going_away", 0, now.utc, &data);
-            self.push(frame, Kind::Answer, None, None);
+            self.send(&encode::going_away(self.wire.encoding, retry_after_ms, now.utc));
             self.close(CloseCode::GoingAway);
         }
     }
@@ -504,6 +502,7 @@ impl Session {
 
     fn command(&mut self, mut waiting: Waiting, command: Command) -> Ticket {
         waiting.number = self.number.take();
+        waiting.answer = std::mem::take(&mut self.answer);
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.waiting.insert(ticket, waiting);

@@ -231,7 +231,7 @@ impl Session {
                 self.round_trip_ms = pinged.and_then(|at| now.mono.checked_sub(at)).or(self.round_trip_ms);
             }
             Ok(EnginePacket::Message(message)) => self.handle_socketio(now, message),
-            Ok(EnginePacket::Close) => self.leave_for_good(),
+            Ok(EnginePacket::Close) => self.close(CloseCode::Normal),
             Ok(EnginePacket::Noop) => {}
             // Heartbeats come from here, upgrades are over.
             Ok(EnginePacket::Ping(_) | EnginePacket::Upgrade) | Err(_) => self.close(CloseCode::ProtocolError),
@@ -444,14 +444,6 @@ impl Session {
         self.push(Bytes::new(), Sort::Answer, None, began);
     }
 
-    /// The client says goodbye: it will not come back.
-    fn leave_for_good(&mut self) {
-        if let Some(face) = &mut self.face {
-            face.pid = None;
-        }
-        self.close(CloseCode::Normal);
-    }
-
     fn handle_event(
         &mut self,
         now: Now,
@@ -633,9 +625,9 @@ impl Session {
         }
     }
 
-    /// The session ends; keeps what its client may come back to.
+    /// The session ends; keeps what its client may come back to. Clients that leave for good leave the namespace first.
     pub(super) fn park_before(&mut self, code: CloseCode) {
-        if !matches!(code, CloseCode::Normal | CloseCode::Disconnected | CloseCode::TokenExpired)
+        if !matches!(code, CloseCode::Disconnected | CloseCode::TokenExpired)
             && let Some(parked) = self.parked()
             && let Some(face) = &mut self.face
         {

@@ -1,0 +1,145 @@
+//! Socket.IO clients: a WebSocket, or requests that are made into one, is held like any other client's connection.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+
+use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
+use actix_web::http::Method;
+use actix_web::web::{self, Bytes, ThinData};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+use tickmesh_edge::handshake::{self, Http, Refused};
+use tickmesh_edge::held::Line;
+use tickmesh_edge::limits::ConnectionGuard;
+use tickmesh_edge::socket::Socket;
+use tickmesh_edge::socketio::{self, Asked, Bad};
+use tickmesh_protocol::encode::Encoding;
+use tickmesh_protocol::error::ErrorCode;
+use tickmesh_protocol::link::{Open, VERSION};
+use tickmesh_protocol::session::Handshake;
+
+use crate::bridge::Bridge;
+use crate::server::{Keys, Worker, utc};
+
+/// The routes.
+pub(crate) fn routes(config: &mut web::ServiceConfig, origins: &[String]) {
+    for path in [socketio::PATH, "/socket.io"] {
+        let resource = web::resource(path).wrap(socketio::cors(origins)).route(web::route().to(request));
+        config.service(resource);
+    }
+}
+
+/// One request of a client on long-polling.
+async fn request(worker: ThinData<Rc<Worker>>, request: HttpRequest, body: Bytes) -> HttpResponse {
+    let ThinData(worker) = worker;
+    let asked = match socketio::asked(request.query_string(), request.headers(), "polling") {
+        Ok(asked) => asked,
+        Err(bad) => return bad.response(),
+    };
+    if let Some(sid) = &asked.sid {
+        return socketio::serve(&worker.lines, sid, request.method(), &body, worker.max_message).await;
+    }
+    if request.method() != Method::GET {
+        return Bad::Method.response();
+    }
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = worker.proxies.client(peer, request.headers());
+    let guard = match worker.connections.admit(Some(remote.ip())) {
+        Ok(guard) => guard,
+        Err(refusal) => {
+            worker.metrics.refused("overload");
+            return HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE)
+                .insert_header(("Retry-After", "1"))
+                .json(json!({ "code": 4, "message": refusal.to_string() }));
+        }
+    };
+    let handshake = socketio::begins(true);
+    let (socket, line) = worker.lines.hold(handshake.sid.clone(), worker.max_message);
+    hold(worker, request.query_string(), handshake, asked, (socket, Bytes::new()), remote, guard);
+    socketio::poll(&line).await
+}
+
+/// What becomes of a WebSocket.
+pub(crate) enum Accepted {
+    /// A session begins on it.
+    Begins(Asked, SocketAddr, ConnectionGuard),
+    /// It is to be the transport of a session on long-polling.
+    Upgrades(std::sync::Arc<Line>),
+}
+
+/// Judges a WebSocket handshake.
+pub(crate) fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuilder, Accepted), Refused> {
+    let asked = handshake::socketio(request)?;
+    let response = handshake::websocket(request)?;
+    handshake::check_origin(&worker.origins, request)?;
+    if let Some(sid) = &asked.sid {
+        let line = worker.lines.find(sid).ok_or_else(handshake::unknown_sid)?;
+        return Ok((response, Accepted::Upgrades(line)));
+    }
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = worker.proxies.client(peer, request.headers());
+    let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
+        let text = refusal.to_string();
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
+    })?;
+    Ok((response, Accepted::Begins(asked, remote, guard)))
+}
+
+/// Serves a WebSocket that was accepted.
+pub(crate) async fn start(
+    worker: Rc<Worker>,
+    request: &Request,
+    http: Http,
+    response: ResponseBuilder,
+    accepted: Accepted,
+) -> std::io::Result<()> {
+    let (socket, early) = handshake::accept(http, response).await?;
+    match accepted {
+        Accepted::Upgrades(line) => {
+            actix_rt::spawn(async move {
+                if let Err(error) = line.upgrade(socket, &early).await {
+                    tracing::debug!(%error, "a client did not upgrade");
+                }
+            });
+        }
+        Accepted::Begins(asked, remote, guard) => {
+            let query = request.uri().query().unwrap_or_default();
+            hold(worker, query, socketio::begins(false), asked, (socket, early), remote, guard);
+        }
+    }
+    Ok(())
+}
+
+fn hold(
+    worker: Rc<Worker>,
+    query: &str,
+    handshake: Handshake,
+    asked: Asked,
+    (socket, early): (Socket, Bytes),
+    remote: SocketAddr,
+    guard: ConnectionGuard,
+) {
+    // Who it is turns out later, unless a token came with the connection.
+    let key = match &worker.keys {
+        Keys::None => None,
+        Keys::User => {
+            worker.auth.screen(asked.token.as_deref(), utc()).ok().flatten().map(|who| who.user_id)
+        }
+        Keys::Query(name) => {
+            let mut pairs = form_urlencoded::parse(query.as_bytes());
+            pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        }
+    };
+    let open = Open {
+        version: VERSION,
+        session_id: uuid::Uuid::now_v7().simple().to_string(),
+        encoding: Encoding::SocketIo,
+        batch: false,
+        token: asked.token,
+        remote: remote.to_string(),
+        socketio: Some(handshake),
+    };
+    worker.metrics.connections.inc();
+    let bridge = Bridge::new(worker, socket, open, key, guard);
+    actix_rt::spawn(async move { bridge.run(&early).await });
+}
