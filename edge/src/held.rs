@@ -401,11 +401,7 @@ impl AsyncRead for Held {
 }
 
 impl AsyncWrite for Held {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.line.session.register(cx.waker());
         if let Some(socket) = self.adopt() {
             return Pin::new(socket).poll_write(cx, bytes);

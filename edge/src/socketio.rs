@@ -70,11 +70,7 @@ impl Bad {
 ///
 /// # Errors
 /// When the version or the transport is another.
-pub fn asked(
-    query: &str,
-    headers: &actix_http::header::HeaderMap,
-    transport: &str,
-) -> Result<Asked, Bad> {
+pub fn asked(query: &str, headers: &actix_http::header::HeaderMap, transport: &str) -> Result<Asked, Bad> {
     let query: HashMap<Cow<'_, str>, Cow<'_, str>> = form_urlencoded::parse(query.as_bytes()).collect();
     let value = |name: &str| query.get(name).map(AsRef::as_ref);
     if value("transport") != Some(transport) {
@@ -103,7 +99,13 @@ pub fn begins(upgrades: bool) -> Handshake {
 }
 
 /// Serves a request of a session on long-polling.
-pub async fn serve(lines: &Lines, sid: &str, method: &Method, body: &Bytes, max_payload: usize) -> HttpResponse {
+pub async fn serve(
+    lines: &Lines,
+    sid: &str,
+    method: &Method,
+    body: &Bytes,
+    max_payload: usize,
+) -> HttpResponse {
     let Some(line) = lines.find(sid) else { return Bad::Sid.response() };
     match *method {
         Method::GET => poll(&line).await,

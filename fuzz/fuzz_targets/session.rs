@@ -23,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         max_gate_messages: 4,
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
+        connect_timeout_ms: 45_000,
     };
     let mut now = Now { mono: 0, utc: 1_700_000_000_000 };
     for encoding in [Encoding::Json, Encoding::Msgpack] {
@@ -41,7 +42,8 @@ fuzz_target!(|bytes: &[u8]| {
                         Reply::History(Ok(History { position, messages: Vec::new(), complete: true, began_at: 0 }))
                     }
                     Command::Publish(_) => Reply::Published(Ok(position)),
-                    Command::Authenticate(_) => Reply::Identity(Ok(Identity::user("u"))),
+                    Command::Unpark(_) => Reply::Parked(None),
+                    Command::Authenticate(_) | Command::Identify(_) => Reply::Identity(Ok(Identity::user("u"))),
                     Command::Presence(_) => {
                         Reply::Presence(Ok(Presence { count: 1, users: vec!["u".into()] }))
                     }

@@ -122,9 +122,7 @@ fn hold(
     // Who it is turns out later, unless a token came with the connection.
     let key = match &worker.keys {
         Keys::None => None,
-        Keys::User => {
-            worker.auth.screen(asked.token.as_deref(), utc()).ok().flatten().map(|who| who.user_id)
-        }
+        Keys::User => worker.auth.screen(asked.token.as_deref(), utc()).ok().flatten().map(|who| who.user_id),
         Keys::Query(name) => {
             let mut pairs = form_urlencoded::parse(query.as_bytes());
             pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())

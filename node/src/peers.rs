@@ -61,7 +61,14 @@ pub(crate) struct Asked<T> {
 impl Peers {
     pub(crate) fn new(id: &str, run: u64, bus: Arc<dyn Bus>, roster: Roster) -> Arc<Self> {
         let counts = Mutex::new(Counts::new(id, run));
-        Arc::new(Self { id: id.to_owned(), bus, roster, counts, waiting: Mutex::default(), parking: Parking::default() })
+        Arc::new(Self {
+            id: id.to_owned(),
+            bus,
+            roster,
+            counts,
+            waiting: Mutex::default(),
+            parking: Parking::default(),
+        })
     }
 
     /// A session here follows the room.

@@ -84,8 +84,7 @@ pub(crate) fn begin(
 ) {
     let id = uuid::Uuid::now_v7().simple().to_string();
     let policy = worker.policy.clone();
-    let session =
-        Session::socketio(clock::now(), &id, policy, handshake, asked.token, application, false);
+    let session = Session::socketio(clock::now(), &id, policy, handshake, asked.token, application, false);
     let connection = Connection { stream, early, records: None };
     SessionActor::spawn(session, worker.clone(), remote, connection, guard);
 }

@@ -51,9 +51,7 @@ impl Prepared {
     /// The message as a notification's frame; for Socket.IO two, see [`encode::frames`].
     #[must_use]
     pub fn frame(&self, encoding: Encoding, fields: Option<&Fields>) -> Bytes {
-        let encode = || {
-            encode::frames(&self.room, &self.message, self.server_time, fields, encoding)
-        };
+        let encode = || encode::frames(&self.room, &self.message, self.server_time, fields, encoding);
         let Some(fields) = fields else {
             return self.whole[encoding as usize].get_or_init(encode).clone();
         };

@@ -44,8 +44,8 @@ use crate::room::RoomName;
 pub use actions::{history_data, history_replay};
 pub use recovery::Parked;
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
-pub use socketio::{Application, FaceSnapshot, Handshake};
 use socketio::{Answer, Entry, Face};
+pub use socketio::{Application, FaceSnapshot, Handshake};
 use subscription::Subscription;
 pub use types::{Command, Counters, Now, Policy, Presence, Reply, Ticket, Wire};
 

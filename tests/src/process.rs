@@ -19,7 +19,7 @@ impl NodeProcess {
     /// When the binary is not built, or does not start.
     #[must_use]
     pub fn start(id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
-        Self::run("node", id, broker, environment)
+        Self::run(&["node"], id, broker, environment)
     }
 
     /// Starts a gateway, in the same way.
@@ -28,14 +28,24 @@ impl NodeProcess {
     /// When the binary is not built, or does not start.
     #[must_use]
     pub fn gateway(id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
-        Self::run("gateway", id, broker, environment)
+        Self::run(&["gateway"], id, broker, environment)
     }
 
-    fn run(command: &str, id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+    /// Starts the test server of the Socket.IO protocol documents.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn conformance() -> Self {
+        Self::run(&["node", "--conformance", "socketio"], "c", "memory", &[])
+    }
+
+    fn run(command: &[&str], id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
         let logs =
             if std::env::var_os("TICKMESH_TEST_LOGS").is_some() { Stdio::inherit() } else { Stdio::null() };
         let mut child = Command::new(binary())
-            .args([command, "--listen", "127.0.0.1:0", "--id", id, "--broker", broker])
+            .args(command)
+            .args(["--listen", "127.0.0.1:0", "--id", id, "--broker", broker])
             .env("TICKMESH_AUTH__ANONYMOUS", "full")
             .env("TICKMESH_AUTH__JWT_SECRET", crate::SECRET)
             .env("TICKMESH_CLUSTER__LEASE_MS", "2000")
@@ -51,7 +61,7 @@ impl NodeProcess {
         let output = child.stdout.take().unwrap_or_else(|| unreachable!("it is piped"));
         let _ = BufReader::new(output).read_line(&mut line);
         let address = line.trim().split_once("://").and_then(|(_, address)| address.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("the {command} says {line:?}"));
+        let address = address.unwrap_or_else(|| panic!("{command:?} says {line:?}"));
         Self { id: id.to_owned(), address, child }
     }
 

@@ -13,8 +13,8 @@ use crate::message::{
 };
 use crate::room::RoomName;
 
-use super::subscription::Subscription;
 use super::socketio::Answer;
+use super::subscription::Subscription;
 use super::{Command, Now, Purpose, Session, Waiting};
 
 #[derive(Deserialize)]

@@ -80,7 +80,8 @@ impl Session {
     /// positions in it. A room whose log cannot give that is announced by `resync`.
     #[must_use]
     pub fn restore(now: Now, policy: Arc<Policy>, snapshot: Snapshot, linked: bool) -> Self {
-        let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions, socketio } = snapshot;
+        let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions, socketio } =
+            snapshot;
         let wire = Wire { encoding, batch, linked };
         let mut session = Self::silent(now, &session_id, policy, identity, wire);
         session.connected_utc = connected_at;

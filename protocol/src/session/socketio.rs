@@ -234,7 +234,9 @@ impl Session {
             Ok(EnginePacket::Close) => self.close(CloseCode::Normal),
             Ok(EnginePacket::Noop) => {}
             // Heartbeats come from here, upgrades are over.
-            Ok(EnginePacket::Ping(_) | EnginePacket::Upgrade) | Err(_) => self.close(CloseCode::ProtocolError),
+            Ok(EnginePacket::Ping(_) | EnginePacket::Upgrade) | Err(_) => {
+                self.close(CloseCode::ProtocolError)
+            }
         }
     }
 
@@ -412,7 +414,8 @@ impl Session {
             sid["pid"] = pid.into();
         }
         let hello = packet::message(Kind::Connect, 0, "/", None, &sid.to_string());
-        let status = json!(["connect_response", { "status": "connected", "sid": &*self.id, "server_time": now.utc }]);
+        let status =
+            json!(["connect_response", { "status": "connected", "sid": &*self.id, "server_time": now.utc }]);
         let status = packet::message(Kind::Event, 0, "/", None, &status.to_string());
         let began = self.wire.linked.then(|| Change::Began(Box::new(self.snapshot())));
         let mut out = BytesMut::with_capacity(hello.len() + status.len() + 8);
@@ -514,7 +517,14 @@ impl Session {
     /// The test server of the protocol document.
     fn answer_suite(&mut self, name: &str, arguments: &[&str], packet: &Packet<'_>, attachments: Vec<Bytes>) {
         let (kind, data) = match (name, packet.id) {
-            ("message", _) => (Kind::Event, format!(r#"["message-back"{}{}]"#, if arguments.is_empty() { "" } else { "," }, arguments.join(","))),
+            ("message", _) => (
+                Kind::Event,
+                format!(
+                    r#"["message-back"{}{}]"#,
+                    if arguments.is_empty() { "" } else { "," },
+                    arguments.join(",")
+                ),
+            ),
             ("message-with-ack", Some(_)) => (Kind::Ack, format!("[{}]", arguments.join(","))),
             _ => return,
         };
@@ -540,7 +550,9 @@ impl Session {
             Verb::Unsubscribe => ("unsubscribed", data.to_owned()),
             Verb::SubscribeStream => ("stream_subscribed", stream_answer(data, Some("subscribed"), now)),
             Verb::UpdateStream => ("stream_filter_updated", stream_answer(data, None, now)),
-            Verb::UnsubscribeStream => ("stream_unsubscribed", stream_answer(data, Some("unsubscribed"), now)),
+            Verb::UnsubscribeStream => {
+                ("stream_unsubscribed", stream_answer(data, Some("unsubscribed"), now))
+            }
         };
         self.emit(event, &body, change);
     }

@@ -310,8 +310,13 @@ impl Session {
     /// Asks for what came after a position, to be delivered as live messages.
     pub(super) fn catch_up_from(&mut self, room: RoomName, from: Position) {
         let purpose = Purpose::Subscribe { room: room.clone(), respond: false };
-        let waiting =
-            Waiting { request_id: "".into(), trace_id: None, purpose, number: None, answer: Answer::default() };
+        let waiting = Waiting {
+            request_id: "".into(),
+            trace_id: None,
+            purpose,
+            number: None,
+            answer: Answer::default(),
+        };
         let command = Command::Subscribe { room: room.clone(), replay: Replay::After(from) };
         let ticket = self.command(waiting, command);
         if let Some(subscription) = self.subscriptions.get_mut(&room) {

@@ -105,16 +105,22 @@ mod tests {
     #[test]
     fn payloads_are_taken_apart() {
         let parts = split("4hello\u{1e}2\u{1e}bAQID\u{1e}4€".as_bytes()).unwrap();
-        let expected =
-            [Part::Text("4hello"), Part::Text("2"), Part::Binary(vec![1, 2, 3]), Part::Text("4€")];
+        let expected = [Part::Text("4hello"), Part::Text("2"), Part::Binary(vec![1, 2, 3]), Part::Text("4€")];
         assert_eq!(parts, expected);
     }
 
     #[test]
     fn what_is_no_payload_is_an_error() {
         let many = "4\u{1e}".repeat(MAX_PACKETS);
-        for body in [b"".as_slice(), b"abc", b"0{}", b"4a\x1e", b"b!!!", b"\xff", "€".as_bytes(), many.as_bytes()] {
-            assert_eq!(split(body), Err(BadPacket), "{:?}", String::from_utf8_lossy(&body[..body.len().min(9)]));
+        for body in
+            [b"".as_slice(), b"abc", b"0{}", b"4a\x1e", b"b!!!", b"\xff", "€".as_bytes(), many.as_bytes()]
+        {
+            assert_eq!(
+                split(body),
+                Err(BadPacket),
+                "{:?}",
+                String::from_utf8_lossy(&body[..body.len().min(9)])
+            );
         }
     }
 }

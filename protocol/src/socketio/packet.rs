@@ -176,17 +176,27 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_protocol_document() {
-        let packet = |kind, attachments, namespace, id, data| Packet { kind, attachments, namespace, id, data };
+        let packet =
+            |kind, attachments, namespace, id, data| Packet { kind, attachments, namespace, id, data };
         let cases = [
             ("0", packet(Kind::Connect, 0, "/", None, None)),
-            ("0/admin,{\"token\":\"x\"}", packet(Kind::Connect, 0, "/admin", None, Some("{\"token\":\"x\"}"))),
+            (
+                "0/admin,{\"token\":\"x\"}",
+                packet(Kind::Connect, 0, "/admin", None, Some("{\"token\":\"x\"}")),
+            ),
             ("1/admin,", packet(Kind::Disconnect, 0, "/admin", None, None)),
             ("2[\"foo\"]", packet(Kind::Event, 0, "/", None, Some("[\"foo\"]"))),
             ("2/admin,12[\"foo\"]", packet(Kind::Event, 0, "/admin", Some(12), Some("[\"foo\"]"))),
             ("3/admin,13[\"bar\"]", packet(Kind::Ack, 0, "/admin", Some(13), Some("[\"bar\"]"))),
             (
                 "51-/admin,12[\"baz\",{\"_placeholder\":true,\"num\":0}]",
-                packet(Kind::BinaryEvent, 1, "/admin", Some(12), Some("[\"baz\",{\"_placeholder\":true,\"num\":0}]")),
+                packet(
+                    Kind::BinaryEvent,
+                    1,
+                    "/admin",
+                    Some(12),
+                    Some("[\"baz\",{\"_placeholder\":true,\"num\":0}]"),
+                ),
             ),
             ("61-15[{}]", packet(Kind::BinaryAck, 1, "/", Some(15), Some("[{}]"))),
         ];
@@ -204,8 +214,22 @@ mod tests {
     #[test]
     fn what_is_no_packet_is_an_error() {
         let cases = [
-            "", "a", "4", "7", "0[]", "0{", "1{}", "2", "3[]", "312{}", "5[\"a\"]", "5-[\"a\"]", "5+1-[\"a\"]",
-            "565-[\"a\"]", "51", "29999999999999999[\"a\"]",
+            "",
+            "a",
+            "4",
+            "7",
+            "0[]",
+            "0{",
+            "1{}",
+            "2",
+            "3[]",
+            "312{}",
+            "5[\"a\"]",
+            "5-[\"a\"]",
+            "5+1-[\"a\"]",
+            "565-[\"a\"]",
+            "51",
+            "29999999999999999[\"a\"]",
         ];
         for text in cases {
             assert!(Packet::parse(text).is_err(), "{text}");

@@ -136,7 +136,8 @@ impl Polling {
         let mut payload = Vec::new();
         while let Ok(Some(header)) = decode_header(&self.down) {
             let length = header.header_len + header.payload_len as usize;
-            if length > self.down.len() || (!payload.is_empty() && payload.len() + length > self.max_payload) {
+            if length > self.down.len() || (!payload.is_empty() && payload.len() + length > self.max_payload)
+            {
                 break;
             }
             let frame = self.down.split_to(length);

@@ -1,0 +1,79 @@
+//! A Socket.IO session that is told anything, over long-polling: it must answer or close, and stay within its bounds.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use tickmesh_protocol::frame::Assembler;
+use tickmesh_protocol::identity::Identity;
+use tickmesh_protocol::message::History;
+use tickmesh_protocol::position::{Epoch, Position};
+use tickmesh_protocol::room::Classes;
+use tickmesh_protocol::session::{Application, Command, Handshake, Now, Policy, Presence, Reply, Session};
+use tickmesh_protocol::socketio::polling::Polling;
+
+fuzz_target!(|bytes: &[u8]| {
+    let policy = Policy {
+        node_id: "n".into(),
+        classes: Classes::default(),
+        max_message_bytes: 4_096,
+        max_queue_bytes: 65_536,
+        max_subscriptions: 4,
+        max_in_flight: 4,
+        max_gate_messages: 4,
+        ping_interval_ms: 30_000,
+        ping_timeout_ms: 60_000,
+        connect_timeout_ms: 45_000,
+    };
+    let mut now = Now { mono: 0, utc: 1_700_000_000_000 };
+    let handshake = Handshake { sid: "a".into(), pid: "b".into(), upgrades: true };
+    for application in [Application::Tickmesh, Application::SocketIoSuite] {
+        let policy = Arc::new(policy.clone());
+        let mut session =
+            Session::socketio(now, "s", policy.clone(), &handshake, None, application, false);
+        let mut polling = Polling::new(4_096);
+        let mut assembler = Assembler::new(4_096);
+        let _ = polling.post(b"40");
+        for body in bytes.split(|byte| *byte == 0) {
+            now.mono += 1_000;
+            let _ = polling.post(body);
+            let fed = assembler.feed(&mut polling.take_up(usize::MAX), |incoming| {
+                session.handle_incoming(now, &incoming);
+                true
+            });
+            if let Err(error) = fed {
+                session.handle_frame_error(error);
+            }
+            while let Some((ticket, command)) = session.poll_command() {
+                let position = Position { epoch: Epoch::new("e"), seq: 0 };
+                let reply = match command {
+                    Command::Subscribe { .. } | Command::History { .. } => {
+                        Reply::History(Ok(History { position, messages: Vec::new(), complete: true, began_at: 0 }))
+                    }
+                    Command::Publish(_) => Reply::Published(Ok(position)),
+                    Command::Authenticate(_) | Command::Identify(_) => Reply::Identity(Ok(Identity::user("u"))),
+                    Command::Unpark(_) => Reply::Parked(None),
+                    Command::Presence(_) => {
+                        Reply::Presence(Ok(Presence { count: 1, users: vec!["u".into()] }))
+                    }
+                    Command::Unsubscribe(_) => continue,
+                };
+                session.handle_reply(now, ticket, reply);
+            }
+            session.handle_timeout(now);
+            while let Some(sent) = session.poll_transmit(now) {
+                assert!(!sent.is_empty());
+                polling.give_down(&sent);
+            }
+            if polling.begin_poll().is_ok() {
+                while polling.poll().is_some() && !polling.is_closed() {}
+                polling.end_poll();
+            }
+        }
+        if !session.is_over() && application == Application::Tickmesh {
+            let snapshot = session.snapshot();
+            let again = Session::restore(now, policy, snapshot.clone(), false).snapshot();
+            assert_eq!(snapshot, again);
+        }
+    }
+});

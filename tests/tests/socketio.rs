@@ -1,0 +1,108 @@
+//! Socket.IO's own clients against real nodes and a gateway. They are installed by `./test`, into tests/socketio.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tickmesh_tests::{NodeProcess, RedisServer, Sandbox, eventually, size};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+/// Longest run of one program.
+const LONGEST: Duration = Duration::from_secs(180);
+
+fn program(name: &str, arguments: &[String]) -> Command {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("socketio");
+    let python = here.join("venv/bin/python");
+    let (runs, installed) = match name.ends_with(".py") {
+        true => (python.clone(), python),
+        false => ("node".into(), here.join("node_modules/socket.io-client")),
+    };
+    assert!(installed.exists(), "{} is missing: run ./test, which installs it", installed.display());
+    let mut command = Command::new(runs);
+    command.arg(here.join(name)).args(arguments).kill_on_drop(true);
+    command
+}
+
+async fn succeeds(mut child: Child, what: &str) {
+    let status = timeout(LONGEST, child.wait()).await;
+    assert!(matches!(&status, Ok(Ok(status)) if status.success()), "{what}: {status:?}");
+}
+
+async fn runs(name: &str, node: &NodeProcess) {
+    let url = format!("http://{}", node.address());
+    succeeds(program(name, &[url]).spawn().unwrap(), name).await;
+}
+
+#[tokio::test]
+async fn every_case_of_the_protocol_documents_passes() {
+    runs("suite.mjs", &NodeProcess::conformance()).await;
+}
+
+#[tokio::test]
+async fn real_clients_are_served_by_a_node() {
+    let node = NodeProcess::start("n1", "memory", &[]);
+    runs("client.mjs", &node).await;
+    runs("client.py", &node).await;
+}
+
+#[tokio::test]
+async fn real_clients_are_served_through_a_gateway() {
+    let server = RedisServer::start();
+    let _nodes = ["n1", "n2"].map(|id| NodeProcess::start(id, &server.url(), &[]));
+    let gateway = NodeProcess::gateway("g1", &server.url(), &[]);
+    gateway.places_sessions_on(2).await;
+    runs("client.mjs", &gateway).await;
+    runs("client.py", &gateway).await;
+}
+
+/// `TICKMESH_TEST_SOCKETIO_CLIENTS` (40), half of them polling, and as many drains and kills as
+/// `TICKMESH_TEST_KILLS` (2) says.
+#[tokio::test]
+async fn clients_notice_nothing_of_drained_and_killed_nodes() {
+    let server = RedisServer::start();
+    let mut nodes: Vec<_> =
+        (1..=3).map(|n| NodeProcess::start(&format!("n{n}"), &server.url(), &[])).collect();
+    let gateway = NodeProcess::gateway("g1", &server.url(), &[]);
+    gateway.places_sessions_on(3).await;
+    let clients = size("TICKMESH_TEST_SOCKETIO_CLIENTS", 40);
+    let arguments = [format!("http://{}", gateway.address()), clients.to_string()];
+    let mut command = program("disturbed.mjs", &arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = timeout(LONGEST, lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(ready.as_deref(), Some("ready"));
+
+    for n in 0..size("TICKMESH_TEST_KILLS", 2) {
+        let at = n % nodes.len();
+        // Drained, and all its sessions moved; then resumed.
+        let id = nodes[at].id().to_owned();
+        for what in ["drain", "resume"] {
+            let path = format!("/api/v1/nodes/{id}/{what}");
+            assert_eq!(Sandbox::http(gateway.address(), "POST", &path, "", "").await.status, 202);
+            let expected = if what == "drain" { 2 } else { 3 };
+            gateway.places_sessions_on(expected).await;
+            if what == "drain" {
+                eventually("the node has no session", || async {
+                    let status =
+                        Sandbox::http(nodes[at].address(), "GET", "/api/socketio-status", "", "").await;
+                    status.json()["connections"] == 0
+                })
+                .await;
+            }
+        }
+        // Another one killed, and a new one started.
+        let at = (n + 1) % nodes.len();
+        nodes[at].kill();
+        nodes[at] = NodeProcess::start(&format!("n{}", 4 + n), &server.url(), &[]);
+        gateway.places_sessions_on(3).await;
+        // The load goes on for a while with what there is now.
+        sleep(Duration::from_millis(500)).await;
+    }
+    drop(child.stdin.take());
+    while let Ok(Some(line)) = lines.next_line().await {
+        println!("{line}");
+    }
+    succeeds(child, "disturbed.mjs").await;
+}
