@@ -140,7 +140,6 @@ fn refused(refusal: tickmesh_protocol::socketio::polling::Refusal) -> HttpRespon
 }
 
 /// Which pages may ask: those of `server.origins`, or any.
-#[must_use]
 pub fn cors(origins: &[String]) -> Cors {
     let cors = Cors::default()
         .allowed_methods([Method::GET, Method::POST])

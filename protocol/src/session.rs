@@ -258,7 +258,7 @@ impl Session {
             }
             (Purpose::Connect(entry), Reply::Identity(result)) => self.identified(now, stamp, entry, result),
             (Purpose::Resume(entry, identity), Reply::Parked(parked)) => {
-                self.enter(now, stamp, &entry, *identity, parked.map(|parked| *parked));
+                self.enter(now, &entry, *identity, parked.map(|parked| *parked));
             }
             (Purpose::Authenticate, Reply::Identity(Ok(identity))) => {
                 self.renewed(now, stamp, identity);

@@ -32,7 +32,8 @@ async fn succeeds(mut child: Child, what: &str) {
 
 async fn runs(name: &str, node: &NodeProcess) {
     let url = format!("http://{}", node.address());
-    succeeds(program(name, &[url]).spawn().unwrap(), name).await;
+    let child = program(name, &[url]).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+    succeeds(child, name).await;
 }
 
 #[tokio::test]

@@ -235,7 +235,7 @@ impl Session {
             Ok(EnginePacket::Noop) => {}
             // Heartbeats come from here, upgrades are over.
             Ok(EnginePacket::Ping(_) | EnginePacket::Upgrade) | Err(_) => {
-                self.close(CloseCode::ProtocolError)
+                self.close(CloseCode::ProtocolError);
             }
         }
     }
@@ -368,7 +368,7 @@ impl Session {
                     let purpose = Purpose::Resume(entry, Box::new(identity));
                     self.command(wait(stamp, purpose), Command::Unpark(pid));
                 }
-                _ => self.enter(now, stamp, &entry, identity, None),
+                _ => self.enter(now, &entry, identity, None),
             },
         }
     }
@@ -381,14 +381,7 @@ impl Session {
     }
 
     /// The client is let in, and back to where it was if that is known.
-    pub(super) fn enter(
-        &mut self,
-        now: Now,
-        _: Stamp<'_>,
-        entry: &Entry,
-        identity: Identity,
-        parked: Option<Parked>,
-    ) {
+    pub(super) fn enter(&mut self, now: Now, entry: &Entry, identity: Identity, parked: Option<Parked>) {
         let offset = entry.offset.as_deref().unwrap_or_default();
         let recovered = parked
             .filter(|parked| parked.snapshot.identity.user_id == identity.user_id)
