@@ -61,6 +61,13 @@ impl Sent {
         self.push(at, true);
     }
 
+    /// A subscription goes on whose client has everything up to here.
+    pub(super) fn resumed(&mut self, at: SlotPosition) {
+        self.forgotten.retain(|old| old.slot != at.slot);
+        self.forgotten.push(at);
+        self.push(at, false);
+    }
+
     fn push(&mut self, SlotPosition { slot, seq, carried }: SlotPosition, begins: bool) {
         if self.runs.len() >= MAX_RUNS
             && let Some(old) = self.runs.pop_front()
@@ -174,6 +181,21 @@ mod tests {
                 let kept: HashMap<u32, u64> = kept.iter().map(|held| (held.slot, held.position.seq)).collect();
                 prop_assert_eq!(kept, expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_session_that_moved_remembers_where_it_went_on() {
+        let mut sent = Sent::default();
+        for slot in [1, 2, 3] {
+            sent.resumed(SlotPosition { slot, seq: 10 * u64::from(slot), carried: 0 });
+        }
+        sent.reached(SlotPosition { slot: 2, seq: 21, carried: 0 });
+        for (offset, expected) in [("10:r1", [10, 20, 30]), ("30:r3", [10, 20, 30]), ("21:r2", [10, 21, 30])]
+        {
+            let kept = parked(sent.clone(), &[1, 2, 3]).reached(offset).unwrap();
+            let seqs: Vec<u64> = kept.iter().map(|held| held.position.seq).collect();
+            assert_eq!(seqs, expected, "{offset}");
         }
     }
 

@@ -100,7 +100,7 @@ impl Session {
     pub(super) fn follow(&mut self, held: SubscriptionSnapshot) {
         let SlotPosition { slot, .. } = held.slot_position();
         self.next_slot = self.next_slot.max(slot + 1);
-        self.began(held.slot_position());
+        self.resumed(held.slot_position());
         self.subscriptions.insert(held.room.clone(), Subscription::restored(&held));
         self.catch_up_from(held.room, held.position);
     }

@@ -618,6 +618,21 @@ impl Session {
         }
     }
 
+    pub(super) fn resumed(&mut self, at: SlotPosition) {
+        if let Some(face) = &mut self.face {
+            face.sent.resumed(at);
+        }
+    }
+
+    /// A room's log is another: offsets from before are not recovered from.
+    pub(super) fn restarted(&mut self, at: SlotPosition) {
+        let Some(face) = &mut self.face else { return };
+        face.sent = Sent::default();
+        for held in self.subscriptions.values().map(super::Subscription::slot_position) {
+            face.sent.resumed(if held.slot == at.slot { at } else { held });
+        }
+    }
+
     pub(super) fn reached(&mut self, at: SlotPosition) {
         if let Some(face) = &mut self.face {
             face.sent.reached(at);

@@ -408,7 +408,7 @@ impl Session {
     fn resync(&mut self, now: Now, room: &RoomName, to: &Position) {
         let frame = self.notify(room.as_str(), "resync", to.seq, now.utc, to);
         if let Some(slot) = self.subscriptions.get(room).map(Subscription::slot) {
-            self.began(SlotPosition { slot, seq: to.seq, carried: 0 });
+            self.restarted(SlotPosition { slot, seq: to.seq, carried: 0 });
         }
         let change = self.subscribed_change(room).map(|change| match change {
             Change::Subscribed(held) => Change::Subscribed(Box::new(SubscriptionSnapshot {
