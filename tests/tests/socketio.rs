@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tickmesh_tests::{NodeProcess, RedisServer, Sandbox, eventually, size};
+use tickmesh_tests::{NodeProcess, RedisServer, Sandbox, eventually, size, token};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -30,22 +30,23 @@ async fn succeeds(mut child: Child, what: &str) {
     assert!(matches!(&status, Ok(Ok(status)) if status.success()), "{what}: {status:?}");
 }
 
-async fn runs(name: &str, node: &NodeProcess) {
-    let url = format!("http://{}", node.address());
-    let child = program(name, &[url]).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+async fn runs(name: &str, node: &NodeProcess, more: &[&str]) {
+    let mut arguments = vec![format!("http://{}", node.address())];
+    arguments.extend(more.iter().map(ToString::to_string));
+    let child = program(name, &arguments).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
     succeeds(child, name).await;
 }
 
 #[tokio::test]
 async fn every_case_of_the_protocol_documents_passes() {
-    runs("suite.mjs", &NodeProcess::conformance()).await;
+    runs("suite.mjs", &NodeProcess::conformance(), &[]).await;
 }
 
 #[tokio::test]
 async fn real_clients_are_served_by_a_node() {
     let node = NodeProcess::start("n1", "memory", &[]);
-    runs("client.mjs", &node).await;
-    runs("client.py", &node).await;
+    runs("client.mjs", &node, &[]).await;
+    runs("client.py", &node, &[]).await;
 }
 
 #[tokio::test]
@@ -54,8 +55,10 @@ async fn real_clients_are_served_through_a_gateway() {
     let _nodes = ["n1", "n2"].map(|id| NodeProcess::start(id, &server.url(), &[]));
     let gateway = NodeProcess::gateway("g1", &server.url(), &[]);
     gateway.places_sessions_on(2).await;
-    runs("client.mjs", &gateway).await;
-    runs("client.py", &gateway).await;
+    // With a token this time.
+    runs("client.mjs", &gateway, &[&token("ann", "publisher")]).await;
+    runs("client.py", &gateway, &[]).await;
+    runs("browser.mjs", &gateway, &["chromium"]).await;
 }
 
 /// `TICKMESH_TEST_SOCKETIO_CLIENTS` (40), half of them polling, and as many drains and kills as
