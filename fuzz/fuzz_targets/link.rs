@@ -15,6 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         batch: false,
         token: None,
         remote: String::new(),
+        socketio: None,
     };
     let _ = Records::default().feed_node(bytes, |_| true);
     let mut relay = Relay::new(open, 1_024);
