@@ -357,7 +357,7 @@ pub fn stream_symbol(room: &RoomName) -> &str {
 }
 
 /// The first of the frames that [`frames`] made for a message, and the others.
-fn split_first(frames: &Bytes) -> (Bytes, Bytes) {
+pub(crate) fn split_first(frames: &Bytes) -> (Bytes, Bytes) {
     let length = match frame::decode_header(frames) {
         Ok(Some(header)) => header.header_len + header.payload_len as usize,
         _ => frames.len(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::batch::{Batch, Prepared};
 use crate::close::CloseCode;
 use crate::conflate::{Latest, Next};
-use crate::encode::{Encoding, Stamp};
+use crate::encode::{self, Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::link::{Change, SlotPosition};
 use crate::message::{Delivery, Fields, History, Replay, Subscribe};
@@ -207,7 +207,15 @@ impl Session {
             return;
         }
         self.counters.notifications_out += batch.len() as u64;
-        self.push(whole(batch, self.wire.encoding, self.wire.batch), Kind::Live, None, None);
+        if self.face.is_some() {
+            // Nobody comes back to a place in a room that was not followed.
+            for message in batch.messages() {
+                let frames = message.frame(self.wire.encoding, None);
+                self.push(encode::split_first(&frames).0, Kind::Live, None, None);
+            }
+        } else {
+            self.push(whole(batch, self.wire.encoding, self.wire.batch), Kind::Live, None, None);
+        }
         if self.out.live_bytes() > self.policy.max_queue_bytes {
             self.close(CloseCode::SlowConsumer);
         }
