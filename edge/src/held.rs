@@ -195,9 +195,18 @@ struct Probe<'l> {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        if self.began && !self.done {
-            self.line.state.lock().polling.abandon();
+        if !self.began || self.done {
+            return;
         }
+        let mut state = self.line.state.lock();
+        if state.polling.is_upgraded() {
+            // What was taken from the session for it is lost: so is the connection.
+            state.polling.close();
+        } else {
+            state.polling.abandon();
+        }
+        drop(state);
+        self.line.session.wake();
     }
 }
 
@@ -253,22 +262,12 @@ impl Probe<'_> {
     async fn finish(&mut self, mut socket: Socket, rest: &[u8]) -> io::Result<()> {
         let down = self.line.state.lock().polling.upgrade(rest);
         let Some(down) = down else { return socket.shutdown().await };
+        socket.write_all(&down).await?;
+        socket.flush().await?;
+        self.line.state.lock().successor = Some(socket);
         self.done = true;
-        let written = async {
-            socket.write_all(&down).await?;
-            socket.flush().await
-        };
-        let written = written.await;
-        let mut state = self.line.state.lock();
-        match written {
-            Ok(()) => state.successor = Some(socket),
-            // What was taken from the session is lost: so is the connection.
-            Err(_) => state.polling.close(),
-        }
-        drop(state);
         self.line.session.wake();
-        self.line.poll.notify_one();
-        written
+        Ok(())
     }
 }
 

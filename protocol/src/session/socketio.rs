@@ -16,7 +16,7 @@ use crate::error::{ErrorCode, Failure};
 use crate::frame::{self, Opcode};
 use crate::identity::Identity;
 use crate::link::{Change, Done, SlotPosition};
-use crate::message::{ClientMessage, parameters};
+use crate::message::{ClientMessage, Subscribe, parameters};
 use crate::outbox::Kind as Sort;
 use crate::room::RoomName;
 use crate::socketio::engine::{self, Packet as EnginePacket};
@@ -488,15 +488,12 @@ impl Session {
         })?;
         // No fields mean all of them.
         let fields = fields.filter(|names| !names.is_empty());
+        let options = Subscribe::parse(&json!({ "room": room, "fields": fields }).to_string())?;
         match verb {
-            Verb::SubscribeStream => {
-                let options = json!({ "room": room, "fields": fields }).to_string();
-                self.subscribe(stamp, &crate::message::Subscribe::parse(&options)?)
-            }
+            Verb::SubscribeStream => self.subscribe(stamp, &options),
             Verb::UnsubscribeStream => self.unsubscribe(stamp, room),
             _ => {
-                let options = json!({ "room": room, "fields": fields }).to_string();
-                let fields = crate::message::Subscribe::parse(&options)?.fields;
+                let fields = options.fields;
                 let Some(held) = self.subscriptions.get_mut(&room).filter(|held| held.is_stream()) else {
                     let failure = Failure::new(ErrorCode::RoomNotFound, "the stream is not subscribed to");
                     return Err(failure.with_details(json!({ "symbol": symbol })));
