@@ -1,6 +1,8 @@
-//! One native WebSocket connection, driven by polling: whoever owns it decides what to send and when to stop.
+//! One WebSocket connection, driven by polling: whoever owns it decides what to send and when to stop. It takes and gives
+//! the native protocol's messages, whatever is spoken on the wire.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::clock::Clock;
+use crate::dialect::{self, Heard, Proto};
 use crate::inbox::{Inbox, Incoming};
 
 /// Opening a connection may take this long.
@@ -41,21 +44,28 @@ pub(crate) struct Target {
     host: String,
     path: String,
     token: Option<String>,
+    proto: Proto,
 }
 
 impl Target {
-    /// Takes apart `ws://host:port[/path][?query]` (or `http://`) and resolves the host. The path defaults to `/ws`.
-    pub(crate) async fn resolve(url: &str, token: Option<&str>, batch: bool) -> anyhow::Result<Self> {
+    /// Takes apart `ws://host:port[/path][?query]` (or `http://`) and resolves the host. The path defaults to that of the
+    /// protocol.
+    pub(crate) async fn resolve(
+        url: &str,
+        token: Option<&str>,
+        batch: bool,
+        proto: Proto,
+    ) -> anyhow::Result<Self> {
         let Some(rest) = url.strip_prefix("ws://").or_else(|| url.strip_prefix("http://")) else {
             bail!("unusable url {url:?}: only ws:// and http:// are supported");
         };
         let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let mut path = match path {
-            "" | "/" => "/ws".to_owned(),
-            query if query.starts_with('?') => format!("/ws{query}"),
+            "" | "/" => proto.default_path().to_owned(),
+            query if query.starts_with('?') && proto == Proto::Native => format!("/ws{query}"),
             path => path.to_owned(),
         };
-        if batch {
+        if batch && proto == Proto::Native {
             path.push_str(if path.contains('?') { "&batch=1" } else { "?batch=1" });
         }
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -65,7 +75,7 @@ impl Target {
             .with_context(|| format!("cannot resolve {authority}"))?
             .next()
             .with_context(|| format!("{authority} has no address"))?;
-        Ok(Self { addr, host: host.to_owned(), path, token: token.map(str::to_owned) })
+        Ok(Self { addr, host: host.to_owned(), path, token: token.map(str::to_owned), proto })
     }
 
     fn upgrade_request(&self, key: &str) -> String {
@@ -139,12 +149,25 @@ pub(crate) enum Closed {
 pub(crate) struct Outgoing {
     bytes: BytesMut,
     key: u32,
+    proto: Proto,
+    /// Messages so far, and room for the next one's packet.
+    said: u64,
+    packet: Vec<u8>,
 }
 
 impl Outgoing {
-    /// Queues a text message.
+    /// Queues a native text message.
     pub(crate) fn text(&mut self, payload: &[u8]) {
-        self.frame(Opcode::Text, payload);
+        match self.proto {
+            Proto::Native => self.frame(Opcode::Text, payload),
+            Proto::Socketio => {
+                let mut packet = std::mem::take(&mut self.packet);
+                dialect::say(payload, self.said, &mut packet);
+                self.said += 1;
+                self.frame(Opcode::Text, &packet);
+                self.packet = packet;
+            }
+        }
     }
 
     fn frame(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -165,6 +188,8 @@ pub(crate) struct Connection {
     out: Outgoing,
     write_failed: bool,
     close_code: Option<Closed>,
+    /// Whether requests are taken yet; with Socket.IO, what came of the wish to enter the namespace.
+    entered: Option<bool>,
 }
 
 impl Connection {
@@ -201,8 +226,24 @@ impl Connection {
         };
         let mut inbox = Inbox::default();
         inbox.keep(&head[head_len..]);
-        let out = Outgoing { key: rand::random(), ..Outgoing::default() };
-        Ok(Self { stream, clock, inbox, unseen: true, out, write_failed: false, close_code: None })
+        let out = Outgoing { key: rand::random(), proto: target.proto, ..Outgoing::default() };
+        let entered = (target.proto == Proto::Native).then_some(true);
+        let mut connection =
+            Self { stream, clock, inbox, unseen: true, out, write_failed: false, close_code: None, entered };
+        while connection.entered.is_none() {
+            let ended = poll_fn(|cx| match connection.poll_io(cx, |_, _, _| {}) {
+                Poll::Ready(closed) => Poll::Ready(Some(closed)),
+                Poll::Pending if connection.entered.is_some() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            if ended.await.is_some() {
+                return Err(OpenError::BadAnswer("closed before the namespace was entered"));
+            }
+        }
+        if connection.entered == Some(false) {
+            return Err(OpenError::BadAnswer("the namespace may not be entered"));
+        }
+        Ok(connection)
     }
 
     /// The socket's own address.
@@ -298,9 +339,16 @@ impl Connection {
             }
         };
         let now = self.clock.now_ns();
-        let (out, close_code) = (&mut self.out, &mut self.close_code);
+        let (out, close_code, entered) = (&mut self.out, &mut self.close_code, &mut self.entered);
         let fed = self.inbox.feed(&buffer[..filled], |incoming| match incoming {
-            Incoming::Message(text) => on_message(text, now, out),
+            Incoming::Message(text) if out.proto == Proto::Native => on_message(text, now, out),
+            Incoming::Message(packet) => match dialect::hear(packet) {
+                Heard::Message(text) => on_message(&text, now, out),
+                Heard::Answer(packet) => out.frame(Opcode::Text, packet),
+                Heard::Entered => *entered = Some(true),
+                Heard::Refused => *entered = Some(false),
+                Heard::Nothing => {}
+            },
             Incoming::Ping(payload) => out.frame(Opcode::Pong, payload),
             Incoming::Close(code) => *close_code = Some(code.map_or(Closed::NoCode, Closed::Code)),
         });
@@ -359,12 +407,14 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn urls_are_taken_apart() {
-        let plain = Target::resolve("ws://127.0.0.1:8080", None, false).await.unwrap();
+        let plain = Target::resolve("ws://127.0.0.1:8080", None, false, Proto::Native).await.unwrap();
         assert_eq!((plain.addr.port(), plain.path.as_str()), (8080, "/ws"));
-        let batch = Target::resolve("http://127.0.0.1/live?x=1", None, true).await.unwrap();
+        let batch = Target::resolve("http://127.0.0.1/live?x=1", None, true, Proto::Native).await.unwrap();
         assert_eq!((batch.addr.port(), batch.path.as_str()), (80, "/live?x=1&batch=1"));
-        let v6 = Target::resolve("ws://[::1]:9000?x=1", None, true).await.unwrap();
+        let v6 = Target::resolve("ws://[::1]:9000?x=1", None, true, Proto::Native).await.unwrap();
         assert_eq!((v6.addr.to_string().as_str(), v6.path.as_str()), ("[::1]:9000", "/ws?x=1&batch=1"));
-        assert!(Target::resolve("wss://127.0.0.1:1", None, false).await.is_err());
+        let socketio = Target::resolve("ws://127.0.0.1:1", None, true, Proto::Socketio).await.unwrap();
+        assert_eq!(socketio.path, "/socket.io/?EIO=4&transport=websocket");
+        assert!(Target::resolve("wss://127.0.0.1:1", None, false, Proto::Native).await.is_err());
     }
 }

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::TargetArgs;
+use crate::dialect::Proto;
 use crate::fanout::{self, FanoutArgs};
 use crate::requests::Requests;
 
@@ -39,6 +40,9 @@ pub struct LoadArgs {
     /// Publishing clients of the gateway
     #[arg(long, value_name = "N", default_value_t = 20)]
     publishers: usize,
+    /// What all clients speak
+    #[arg(long, value_enum, default_value_t = Proto::Native)]
+    proto: Proto,
     /// Clients that make requests
     #[arg(long, value_name = "N", default_value_t = 50)]
     requesters: usize,
@@ -108,6 +112,7 @@ where
     let done = Rc::new(Cell::new(false));
     let mut args = FanoutArgs::default();
     args.target = TargetArgs::at(format!("ws://{}", cluster.address), load.json);
+    args.target.proto = load.proto;
     args.subs = load.subs;
     args.rooms = load.rooms;
     args.rate = load.rate / load.rooms.max(1) as f64;

@@ -146,7 +146,8 @@ mod tests {
             }
         };
         let client = async {
-            let target = Target::resolve(&url, Some("t"), false).await.unwrap();
+            let target =
+                Target::resolve(&url, Some("t"), false, crate::dialect::Proto::Native).await.unwrap();
             let mut connection = HttpConnection::open(&target, "/p").await.unwrap();
             assert_eq!(connection.post(b"ping").await.unwrap(), (200, b"{}".as_slice()));
             assert_eq!(connection.post(b"ping").await.unwrap(), (200, b"[1,2]".as_slice()));

@@ -16,11 +16,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use dialect::Proto;
+
 mod baseline;
 mod batches;
 mod check;
 mod client;
 mod clock;
+mod dialect;
 mod disturb;
 mod fanout;
 mod flow;
@@ -78,6 +81,9 @@ pub struct TargetArgs {
     /// JWT, sent in the Authorization header
     #[arg(long)]
     token: Option<String>,
+    /// What the connections speak
+    #[arg(long, value_enum, default_value_t = Proto::Native)]
+    proto: Proto,
     /// Process whose CPU time and memory are reported; found by the listening port when the address is local. Repeat
     /// it to sum several
     #[arg(long = "pid", value_name = "PID")]
@@ -93,7 +99,7 @@ pub struct TargetArgs {
 impl TargetArgs {
     /// One address, with the defaults for the rest.
     fn at(url: String, json: bool) -> Self {
-        Self { urls: vec![url], token: None, pids: Vec::new(), concurrency: 64, json }
+        Self { urls: vec![url], token: None, proto: Proto::Native, pids: Vec::new(), concurrency: 64, json }
     }
 }
 

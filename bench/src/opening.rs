@@ -18,7 +18,7 @@ pub(crate) type Errors = BTreeMap<String, u64>;
 pub(crate) async fn resolve(args: &TargetArgs, batch: bool) -> anyhow::Result<Vec<Target>> {
     let mut targets = Vec::with_capacity(args.urls.len());
     for url in &args.urls {
-        targets.push(Target::resolve(url, args.token.as_deref(), batch).await?);
+        targets.push(Target::resolve(url, args.token.as_deref(), batch, args.proto).await?);
     }
     Ok(targets)
 }

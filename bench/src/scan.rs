@@ -22,7 +22,8 @@ pub(crate) struct Tick {
 /// A message of the server in full, as far as it matters here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Envelope<'a> {
-    #[serde(rename = "type", borrow)]
+    /// Events of Socket.IO have none.
+    #[serde(rename = "type", borrow, default = "notification")]
     pub(crate) kind: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(crate) request_id: Option<Cow<'a, str>>,
@@ -40,6 +41,10 @@ pub(crate) struct Envelope<'a> {
     timestamp: Option<u64>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+}
+
+fn notification() -> Cow<'static, str> {
+    Cow::Borrowed("notification")
 }
 
 /// The fields that the measurement uses out of any `data`.

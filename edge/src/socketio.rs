@@ -3,18 +3,21 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use actix_cors::Cors;
 use actix_http::{HttpMessage, Request, StatusCode};
-use actix_web::HttpResponse;
 use actix_web::http::{Method, header};
 use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use tickmesh_protocol::session::Handshake;
 
+use crate::address::Proxies;
 use crate::handshake::bearer;
 use crate::held::{Line, Lines};
+use crate::limits::{ConnectionGuard, Connections};
 
 /// The path, on nodes and gateways.
 pub const PATH: &str = "/socket.io/";
@@ -41,6 +44,8 @@ pub enum Bad {
     Method,
     /// 3: the body, or one request too many.
     Request,
+    /// 4: no more connections are taken, in all or from this address.
+    Overload,
     /// 5: not version 4.
     Version,
 }
@@ -54,6 +59,7 @@ impl Bad {
             Self::Sid => (1, "Session ID unknown"),
             Self::Method => (2, "Bad handshake method"),
             Self::Request => (3, "Bad request"),
+            Self::Overload => (4, "Too many connections"),
             Self::Version => (5, "Unsupported protocol version"),
         };
         json!({ "code": code, "message": message }).to_string()
@@ -62,8 +68,41 @@ impl Bad {
     /// As an answer.
     #[must_use]
     pub fn response(self) -> HttpResponse {
-        HttpResponse::BadRequest().content_type("application/json").body(self.body())
+        let mut response = match self {
+            Self::Overload => HttpResponse::ServiceUnavailable(),
+            _ => HttpResponse::BadRequest(),
+        };
+        if self == Self::Overload {
+            response.insert_header((header::RETRY_AFTER, "1"));
+        }
+        response.content_type("application/json").body(self.body())
     }
+}
+
+/// Whose request on long-polling it is.
+pub enum Polls {
+    /// That of a session.
+    Session(String),
+    /// Nobody's yet: a session begins.
+    New(Asked, SocketAddr, ConnectionGuard),
+}
+
+/// Judges a request on long-polling, and lets a new client in.
+///
+/// # Errors
+/// What Engine.IO answers instead.
+pub fn judge(request: &HttpRequest, proxies: &Proxies, connections: &Arc<Connections>) -> Result<Polls, Bad> {
+    let asked = asked(request.query_string(), request.headers(), "polling")?;
+    if let Some(sid) = asked.sid {
+        return Ok(Polls::Session(sid));
+    }
+    if request.method() != Method::GET {
+        return Err(Bad::Method);
+    }
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = proxies.client(peer, request.headers());
+    let guard = connections.admit(Some(remote.ip())).map_err(|_| Bad::Overload)?;
+    Ok(Polls::New(asked, remote, guard))
 }
 
 /// Reads a request's query, which has to name this transport.
@@ -91,11 +130,11 @@ pub fn asked_websocket(request: &Request) -> Result<Asked, Bad> {
     asked(request.uri().query().unwrap_or_default(), request.headers(), "websocket")
 }
 
-/// A client whose session begins now.
+/// A client whose session begins now. Its id is a secret behind `mark`, which is none.
 #[must_use]
-pub fn begins(upgrades: bool) -> Handshake {
+pub fn begins(mark: &str, upgrades: bool) -> Handshake {
     let secret = || format!("{:032x}", rand::random::<u128>());
-    Handshake { sid: secret(), pid: secret(), upgrades }
+    Handshake { sid: format!("{mark}{}", secret()), pid: secret(), upgrades }
 }
 
 /// Serves a request of a session on long-polling.

@@ -13,6 +13,8 @@ use crate::server::Shared;
 
 /// Longest wait for a node's answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Requests that are handed on at a time, by one thread.
+pub(crate) const MAX_FORWARDED: usize = 100;
 /// Largest answer that is handed on.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -62,14 +64,12 @@ async fn metrics(gateway: web::Data<Shared>) -> HttpResponse {
     HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text)
 }
 
-/// What asks nodes, on one thread.
-pub(crate) fn client(dialer: &Dialer) -> awc::Client {
+/// What asks other processes, on one thread, over this many connections at most (0: any number).
+pub(crate) fn client(dialer: &Dialer, limit: usize) -> awc::Client {
+    let connector = awc::Connector::new().limit(limit);
     match &dialer.tls {
-        None => awc::Client::default(),
-        Some(tls) => {
-            let connector = awc::Connector::new().rustls_0_23(tls.config());
-            awc::Client::builder().connector(connector).finish()
-        }
+        None => awc::Client::builder().connector(connector).finish(),
+        Some(tls) => awc::Client::builder().connector(connector.rustls_0_23(tls.config())).finish(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! * [`server`]: listener, HTTP, shutdown · `edge`: from an upgrade request to a held connection
 //! * `bridge`: one client, its relay, and the link behind it · `dial`, `pool`: how links begin, and those that are warm
 //! * `nodes`: which nodes there are, how they do, and which connections are to move · `api`: what is answered here, and what
-//!   is handed to a node · `metrics` · `socketio`
+//!   is handed to a node · `metrics` · `socketio`, `elsewhere`: Socket.IO clients, and those of other gateways
 //!
 //! It must not know sessions or rooms, and parses no payload of a client.
 
@@ -11,6 +11,7 @@ mod api;
 mod bridge;
 mod dial;
 mod edge;
+mod elsewhere;
 mod metrics;
 mod nodes;
 mod pool;

@@ -74,6 +74,14 @@ pub(crate) struct Shared {
     pub(crate) lines: Arc<Lines>,
     /// Largest message of a client, in bytes.
     pub(crate) max_message: usize,
+    /// The number of this gateway's present life, which is in the ids of sessions on long-polling.
+    pub(crate) run: u64,
+    /// Clients, and other gateways, come by TLS.
+    pub(crate) serves_tls: bool,
+    /// Within which a poll is answered.
+    pub(crate) longest_poll: Duration,
+    /// Largest answer to a poll, in bytes.
+    pub(crate) largest_poll: usize,
     /// How long a client may take nothing though there is something.
     pub(crate) stall_timeout: Duration,
     /// Becomes true when the gateway is about to stop.
@@ -113,12 +121,16 @@ impl Shared {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
+    /// What hands polls to other gateways.
+    pub(crate) polls: awc::Client,
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>, pool: PoolConfig) -> Rc<Self> {
         let pool = Pool::new(shared.nodes.clone(), pool);
-        Rc::new(Self { shared, pool })
+        // A poll lasts; how many there are is bounded by the connections of clients.
+        let polls = api::client(shared.nodes.dialer(), 0);
+        Rc::new(Self { shared, pool, polls })
     }
 }
 
@@ -164,7 +176,11 @@ impl Gateway {
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         let run = rand::random::<u64>() >> 11;
         let zone = config.cluster.zone.clone();
-        let report = reporter(id, run, address, zone.clone(), connections.clone());
+        let advertised = match config.cluster.advertise.as_str() {
+            "" => address.to_string(),
+            advertised => advertised.to_owned(),
+        };
+        let report = reporter(id, run, advertised, zone.clone(), connections.clone());
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, report);
         tokio::spawn(read_mail(id.to_owned(), bus, mail, roster.clone()));
@@ -186,6 +202,12 @@ impl Gateway {
             keys,
             lines: Arc::default(),
             max_message: config.limits.max_message_bytes,
+            run,
+            serves_tls: config.server.tls_certificate.is_some(),
+            longest_poll: Duration::from_millis(
+                config.heartbeat.ping_interval_ms + config.heartbeat.timeout_ms,
+            ),
+            largest_poll: config.limits.max_message_bytes + config.limits.max_queue_bytes,
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             stopping,
             shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
@@ -244,7 +266,7 @@ pub(crate) fn utc() -> u64 {
 fn reporter(
     id: &str,
     run: u64,
-    address: SocketAddr,
+    address: String,
     zone: String,
     connections: Arc<Connections>,
 ) -> impl FnMut() -> Report + Send + 'static {
@@ -254,7 +276,7 @@ fn reporter(
         id: id.clone(),
         kind: Kind::Gateway,
         run,
-        address: address.to_string(),
+        address: address.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at,
         draining: connections.draining(),
@@ -298,7 +320,7 @@ fn serve(
         let worker = Worker::new(shared.clone(), pool.clone());
         let app = App::new()
             .app_data(web::Data::from(shared.clone()))
-            .app_data(web::ThinData(api::client(shared.nodes.dialer())))
+            .app_data(web::ThinData(api::client(shared.nodes.dialer(), api::MAX_FORWARDED)))
             .app_data(web::PayloadConfig::new(max_body))
             .app_data(web::ThinData(worker.clone()))
             .configure(api::routes)

@@ -2,23 +2,23 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
-use actix_web::http::Method;
 use actix_web::web::{self, Bytes, ThinData};
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::json;
 use tickmesh_edge::handshake::{self, Http, Refused};
 use tickmesh_edge::held::Line;
 use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
-use tickmesh_edge::socketio::{self, Asked, Bad};
+use tickmesh_edge::socketio::{self, Asked, Bad, Polls};
 use tickmesh_protocol::encode::Encoding;
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::link::{Open, VERSION};
 use tickmesh_protocol::session::Handshake;
 
 use crate::bridge::Bridge;
+use crate::elsewhere;
 use crate::server::{Keys, Worker, utc};
 
 /// The routes.
@@ -32,28 +32,24 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, origins: &[String]) {
 /// One request of a client on long-polling.
 async fn request(worker: ThinData<Rc<Worker>>, request: HttpRequest, body: Bytes) -> HttpResponse {
     let ThinData(worker) = worker;
-    let asked = match socketio::asked(request.query_string(), request.headers(), "polling") {
-        Ok(asked) => asked,
-        Err(bad) => return bad.response(),
-    };
-    if let Some(sid) = &asked.sid {
-        return socketio::serve(&worker.lines, sid, request.method(), &body, worker.max_message).await;
-    }
-    if request.method() != Method::GET {
-        return Bad::Method.response();
-    }
-    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    let remote = worker.proxies.client(peer, request.headers());
-    let guard = match worker.connections.admit(Some(remote.ip())) {
-        Ok(guard) => guard,
-        Err(refusal) => {
-            worker.metrics.refused("overload");
-            return HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE)
-                .insert_header(("Retry-After", "1"))
-                .json(json!({ "code": 4, "message": refusal.to_string() }));
+    let (asked, remote, guard) = match socketio::judge(&request, &worker.proxies, &worker.connections) {
+        Ok(Polls::New(asked, remote, guard)) => (asked, remote, guard),
+        Ok(Polls::Session(sid)) => {
+            return match elsewhere::owner(&worker, &sid, request.headers()) {
+                Some(address) => elsewhere::ask(&worker, &address, &request, body).await,
+                None => {
+                    socketio::serve(&worker.lines, &sid, request.method(), &body, worker.max_message).await
+                }
+            };
+        }
+        Err(bad) => {
+            if bad == Bad::Overload {
+                worker.metrics.refused("overload");
+            }
+            return bad.response();
         }
     };
-    let handshake = socketio::begins(true);
+    let handshake = socketio::begins(&elsewhere::mark(worker.run), true);
     let (socket, line) = worker.lines.hold(handshake.sid.clone(), worker.max_message);
     hold(worker, request.query_string(), handshake, asked, (socket, Bytes::new()), remote, guard);
     socketio::poll(&line).await
@@ -64,7 +60,9 @@ pub(crate) enum Accepted {
     /// A session begins on it.
     Begins(Asked, SocketAddr, ConnectionGuard),
     /// It is to be the transport of a session on long-polling.
-    Upgrades(std::sync::Arc<Line>),
+    Upgrades(Arc<Line>),
+    /// The same, of a session that lives at the gateway with this address.
+    Elsewhere(String, ConnectionGuard),
 }
 
 /// Judges a WebSocket handshake.
@@ -72,16 +70,22 @@ pub(crate) fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuil
     let asked = handshake::socketio(request)?;
     let response = handshake::websocket(request)?;
     handshake::check_origin(&worker.origins, request)?;
+    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = worker.proxies.client(peer, request.headers());
+    let admit = || {
+        worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
+            let text = refusal.to_string();
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
+        })
+    };
     if let Some(sid) = &asked.sid {
+        if let Some(address) = elsewhere::owner(worker, sid, request.headers()) {
+            return Ok((response, Accepted::Elsewhere(address, admit()?)));
+        }
         let line = worker.lines.find(sid).ok_or_else(handshake::unknown_sid)?;
         return Ok((response, Accepted::Upgrades(line)));
     }
-    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    let remote = worker.proxies.client(peer, request.headers());
-    let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
-        let text = refusal.to_string();
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
-    })?;
+    let guard = admit()?;
     Ok((response, Accepted::Begins(asked, remote, guard)))
 }
 
@@ -93,8 +97,12 @@ pub(crate) async fn start(
     response: ResponseBuilder,
     accepted: Accepted,
 ) -> std::io::Result<()> {
+    if let Accepted::Elsewhere(address, guard) = accepted {
+        return elsewhere::carry(&worker, &address, request, http, guard).await;
+    }
     let (socket, early) = handshake::accept(http, response).await?;
     match accepted {
+        Accepted::Elsewhere(..) => {}
         Accepted::Upgrades(line) => {
             actix_rt::spawn(async move {
                 if let Err(error) = line.upgrade(socket, &early).await {
@@ -104,7 +112,8 @@ pub(crate) async fn start(
         }
         Accepted::Begins(asked, remote, guard) => {
             let query = request.uri().query().unwrap_or_default();
-            hold(worker, query, socketio::begins(false), asked, (socket, early), remote, guard);
+            let handshake = socketio::begins(&elsewhere::mark(worker.run), false);
+            hold(worker, query, handshake, asked, (socket, early), remote, guard);
         }
     }
     Ok(())

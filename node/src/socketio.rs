@@ -1,16 +1,13 @@
 //! Socket.IO clients that reach this node directly: their sessions begin here, on a WebSocket or on long-polling.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
-use actix_http::StatusCode;
-use actix_web::http::Method;
 use actix_web::web::{self, Bytes, ThinData};
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::json;
 use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
-use tickmesh_edge::socketio::{self, Asked, Bad};
+use tickmesh_edge::socketio::{self, Asked, Bad, Polls};
 use tickmesh_protocol::session::{Application, Handshake, Session};
 
 use crate::api::WorkerData;
@@ -44,29 +41,20 @@ async fn request(worker: WorkerData, request: HttpRequest, body: Bytes) -> HttpR
     let ThinData(worker) = worker;
     let path = if request.path() == "/socket.io" { socketio::PATH } else { request.path() };
     let Some(application) = application(&worker, path) else { return HttpResponse::NotFound().finish() };
-    let asked = match socketio::asked(request.query_string(), request.headers(), "polling") {
-        Ok(asked) => asked,
-        Err(bad) => return bad.response(),
-    };
     let max_payload = worker.policy.max_message_bytes;
-    if let Some(sid) = &asked.sid {
-        return socketio::serve(&worker.lines, sid, request.method(), &body, max_payload).await;
-    }
-    if request.method() != Method::GET {
-        return Bad::Method.response();
-    }
-    let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    let remote = worker.proxies.client(peer, request.headers());
-    let guard = match worker.connections.admit(Some(remote.ip())) {
-        Ok(guard) => guard,
-        Err(refusal) => {
-            worker.metrics.refused("overload");
-            return HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE)
-                .insert_header(("Retry-After", "1"))
-                .json(json!({ "code": 4, "message": refusal.to_string() }));
+    let (asked, remote, guard) = match socketio::judge(&request, &worker.proxies, &worker.connections) {
+        Ok(Polls::New(asked, remote, guard)) => (asked, remote, guard),
+        Ok(Polls::Session(sid)) => {
+            return socketio::serve(&worker.lines, &sid, request.method(), &body, max_payload).await;
+        }
+        Err(bad) => {
+            if bad == Bad::Overload {
+                worker.metrics.refused("overload");
+            }
+            return bad.response();
         }
     };
-    let handshake = socketio::begins(true);
+    let handshake = socketio::begins("", true);
     let (socket, line) = worker.lines.hold(handshake.sid.clone(), max_payload);
     begin(&worker, application, &handshake, asked, (socket, Bytes::new()), remote, guard);
     socketio::poll(&line).await

@@ -122,7 +122,7 @@ fn accept_socketio(
     let guard = admit(worker, remote)?;
     let worker = worker.clone();
     let start: Start = Box::new(move |stream, early| {
-        let begins = tickmesh_edge::socketio::begins(false);
+        let begins = tickmesh_edge::socketio::begins("", false);
         socketio::begin(&worker, application, &begins, asked, (stream, early), remote, guard);
     });
     Ok((response, start))

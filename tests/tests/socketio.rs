@@ -1,11 +1,13 @@
 //! Socket.IO's own clients against real nodes and a gateway. They are installed by `./test`, into tests/socketio.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tickmesh_tests::{NodeProcess, RedisServer, Sandbox, eventually, size, token};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -59,6 +61,73 @@ async fn real_clients_are_served_through_a_gateway() {
     runs("client.mjs", &gateway, &[&token("ann", "publisher")]).await;
     runs("client.py", &gateway, &[]).await;
     runs("browser.mjs", &gateway, &["chromium"]).await;
+}
+
+/// Sends each connection to the next of these addresses, as load balancers do that know nothing of sessions.
+async fn balanced(addresses: [SocketAddr; 2]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for to in addresses.into_iter().cycle() {
+            let (mut client, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                if let Ok(mut server) = TcpStream::connect(to).await {
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_load_balancer_need_not_know_of_sessions() {
+    let server = RedisServer::start();
+    let _nodes = ["n1", "n2"].map(|id| NodeProcess::start(id, &server.url(), &[]));
+    let gateways = ["g1", "g2"].map(|id| NodeProcess::gateway(id, &server.url(), &[]));
+    for gateway in &gateways {
+        gateway.places_sessions_on(2).await;
+    }
+    eventually("the gateways know each other", || async {
+        let cluster = Sandbox::http(gateways[0].address(), "GET", "/api/v1/cluster", "", "").await.json();
+        cluster["gateways"].as_array().is_some_and(|gateways| gateways.len() == 2)
+    })
+    .await;
+    let address = balanced([gateways[0].address(), gateways[1].address()]).await;
+    let child = program("client.mjs", &[format!("http://{address}")]).spawn().unwrap();
+    succeeds(child, "client.mjs").await;
+}
+
+#[tokio::test]
+async fn notices_go_to_the_others_and_to_their_receiver_alone() {
+    let server = RedisServer::start();
+    let class = [("TICKMESH_ROOMS__CLASS", r#"[{prefix = "desk_", join_events = true}]"#)];
+    let _nodes = ["n1", "n2"].map(|id| NodeProcess::start(id, &server.url(), &class));
+    let gateways = ["g1", "g2"].map(|id| NodeProcess::gateway(id, &server.url(), &[]));
+    for gateway in &gateways {
+        gateway.places_sessions_on(2).await;
+    }
+    let mut arguments: Vec<_> = gateways.iter().map(|g| format!("http://{}", g.address())).collect();
+    arguments.extend([token("ann", "user"), token("bob", "publisher")]);
+    let child = program("others.mjs", &arguments).spawn().unwrap();
+    succeeds(child, "others.mjs").await;
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_let_in_by_the_list() {
+    let allowed = [("TICKMESH_SERVER__ORIGINS", r#"["https://desk.example"]"#)];
+    let node = NodeProcess::start("n1", "memory", &allowed);
+    let path = "/socket.io/?EIO=4&transport=polling";
+    for (origin, told) in [("https://desk.example", true), ("https://other.example", false)] {
+        for method in ["GET", "OPTIONS"] {
+            let headers = format!("Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\n");
+            let answer = Sandbox::http(node.address(), method, path, &headers, "").await;
+            let head = answer.head.to_lowercase();
+            let named = format!("access-control-allow-origin: {origin}");
+            assert_eq!(head.contains(&named), told, "{method} {origin}: {head}");
+            assert_eq!(head.contains("access-control-allow-credentials: true"), told, "{head}");
+        }
+    }
 }
 
 /// `TICKMESH_TEST_SOCKETIO_CLIENTS` (40), half of them polling, and as many drains and kills as
