@@ -1,7 +1,10 @@
 //! What servers say: every message as one complete WebSocket frame.
 //!
 //! JSON is written first, MessagePack is made from it: the two cannot drift apart. A notification is encoded once
-//! per (encoding, field set) whatever the number of its subscribers; see [`crate::batch`].
+//! per (encoding, field set) whatever the number of its subscribers; see [`crate::batch`]. `socketio` has the same as
+//! Socket.IO's events.
+
+mod socketio;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -13,6 +16,8 @@ use crate::error::Failure;
 use crate::frame::{self, Opcode};
 use crate::message::{Fields, Message, msgpack_from_json};
 use crate::room::RoomName;
+
+pub use socketio::{OFFSET_EVENT, STREAM_PREFIX, socketio_notice, stream_symbol};
 
 /// The subprotocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -214,21 +219,6 @@ pub fn notice(room: &str, event: &str, seq: u64, server_time: u64, data: &impl S
     })
 }
 
-/// The same as a Socket.IO event: the data's keys and the room's are its own.
-#[must_use]
-pub fn socketio_notice(room: &str, event: &str, server_time: u64, data: &impl Serialize) -> Vec<u8> {
-    let mut value = serde_json::to_value(data).unwrap_or_default();
-    if let Some(object) = value.as_object_mut() {
-        if !room.is_empty() {
-            object.insert("room".into(), room.into());
-        }
-        object.insert("timestamp".into(), server_time.into());
-    }
-    let mut out = b"42".to_vec();
-    out.extend_from_slice(&json(&(event, value)));
-    out
-}
-
 /// Tells a client that its connection is about to be closed, and after how many milliseconds it should come back: each
 /// client is told another time, so that not all come at once.
 #[must_use]
@@ -295,65 +285,12 @@ pub fn frames(
         Encoding::SocketIo => false,
         Encoding::SocketIoStream => true,
     };
-    let event = event(room, message, fields, stream);
+    let event = socketio::event(room, message, fields, stream);
     let offset = format!(r#"42["{OFFSET_EVENT}","{}:{room}"]"#, message.seq);
     let mut out = BytesMut::with_capacity(event.len() + offset.len() + 14);
     frame::put_frame(&mut out, Opcode::Text, &event);
     frame::put_frame(&mut out, Opcode::Text, offset.as_bytes());
     out.freeze()
-}
-
-/// The event behind a room's messages whose one argument, a string, is what Socket.IO clients of version 4.6 and later
-/// come back with as the `offset` that they reached. It is an event of its own because a second argument of the message's
-/// event would be one more than the handlers of other clients take.
-pub const OFFSET_EVENT: &str = "_offset";
-
-/// A room's message as a Socket.IO event's packet.
-fn event(room: &RoomName, message: &Message, fields: Option<&Fields>, stream: bool) -> Vec<u8> {
-    let filtered = fields.and_then(|fields| filter(&message.data, fields));
-    let data: &RawValue = filtered.as_deref().unwrap_or(&message.data);
-    let mut out = Vec::with_capacity(data.get().len() + message.event.len() + room.as_str().len() + 80);
-    out.extend_from_slice(b"42[");
-    if stream {
-        out.extend_from_slice(br#""stream_data",{"symbol":""#);
-        out.extend_from_slice(stream_symbol(room).as_bytes());
-    } else {
-        out.extend_from_slice(&json(&message.event));
-        out.extend_from_slice(br#",{"room":""#);
-        out.extend_from_slice(room.as_str().as_bytes());
-    }
-    out.extend_from_slice(br#"","seq":"#);
-    put_number(&mut out, message.seq);
-    out.extend_from_slice(br#","timestamp":"#);
-    put_number(&mut out, message.timestamp);
-    // Who came or went is told beside the room.
-    if message.event.starts_with("room_member_")
-        && let Ok(Member { sid, user_id }) = serde_json::from_str(message.data.get())
-    {
-        out.extend_from_slice(br#","sid":"#);
-        out.extend_from_slice(&json(&sid));
-        out.extend_from_slice(br#","user_id":"#);
-        out.extend_from_slice(&json(&user_id));
-    }
-    out.extend_from_slice(br#","data":"#);
-    out.extend_from_slice(data.get().as_bytes());
-    out.extend_from_slice(b"}]");
-    out
-}
-
-#[derive(serde::Deserialize)]
-struct Member {
-    sid: String,
-    user_id: String,
-}
-
-/// What a market stream's room is called, before the symbol.
-pub const STREAM_PREFIX: &str = "stream_";
-
-/// The symbol of a market stream's room.
-#[must_use]
-pub fn stream_symbol(room: &RoomName) -> &str {
-    room.as_str().strip_prefix(STREAM_PREFIX).unwrap_or(room.as_str())
 }
 
 /// The first of the frames that [`frames`] made for a message, and the others.

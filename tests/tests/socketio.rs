@@ -1,5 +1,6 @@
 //! Socket.IO's own clients against real nodes and a gateway. They are installed by `./test`, into tests/socketio.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -64,12 +65,12 @@ async fn real_clients_are_served_through_a_gateway() {
 }
 
 /// Sends each connection to the next of these addresses, as load balancers do that know nothing of sessions.
-async fn balanced(addresses: [SocketAddr; 2]) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+async fn balanced(addresses: [SocketAddr; 2]) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
     tokio::spawn(async move {
         for to in addresses.into_iter().cycle() {
-            let (mut client, _) = listener.accept().await.unwrap();
+            let Ok((mut client, _)) = listener.accept().await else { return };
             tokio::spawn(async move {
                 if let Ok(mut server) = TcpStream::connect(to).await {
                     let _ = copy_bidirectional(&mut client, &mut server).await;
@@ -77,7 +78,7 @@ async fn balanced(addresses: [SocketAddr; 2]) -> SocketAddr {
             });
         }
     });
-    address
+    Ok(address)
 }
 
 #[tokio::test]
@@ -93,7 +94,7 @@ async fn a_load_balancer_need_not_know_of_sessions() {
         cluster["gateways"].as_array().is_some_and(|gateways| gateways.len() == 2)
     })
     .await;
-    let address = balanced([gateways[0].address(), gateways[1].address()]).await;
+    let address = balanced([gateways[0].address(), gateways[1].address()]).await.unwrap();
     let child = program("client.mjs", &[format!("http://{address}")]).spawn().unwrap();
     succeeds(child, "client.mjs").await;
 }
@@ -115,7 +116,7 @@ async fn notices_go_to_the_others_and_to_their_receiver_alone() {
 
 #[tokio::test]
 async fn pages_of_other_origins_are_let_in_by_the_list() {
-    let allowed = [("TICKMESH_SERVER__ORIGINS", r#"["https://desk.example"]"#)];
+    let allowed = [("TICKMESH_SERVER__ORIGINS", "https://desk.example")];
     let node = NodeProcess::start("n1", "memory", &allowed);
     let path = "/socket.io/?EIO=4&transport=polling";
     for (origin, told) in [("https://desk.example", true), ("https://other.example", false)] {
@@ -125,7 +126,9 @@ async fn pages_of_other_origins_are_let_in_by_the_list() {
             let head = answer.head.to_lowercase();
             let named = format!("access-control-allow-origin: {origin}");
             assert_eq!(head.contains(&named), told, "{method} {origin}: {head}");
-            assert_eq!(head.contains("access-control-allow-credentials: true"), told, "{head}");
+            assert!(told || !head.contains("access-control-allow-origin"), "{method} {origin}: {head}");
+            // Without the origin's name a browser lets nobody in, whatever else is said (Fetch, CORS check).
+            assert!(!told || head.contains("access-control-allow-credentials: true"), "{head}");
         }
     }
 }

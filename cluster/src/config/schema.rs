@@ -303,11 +303,11 @@ impl Kind {
         match self {
             Self::Bool => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Boolean),
             Self::Int(..) => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Integer),
-            Self::Origins | Self::Networks => {
+            Self::Origins | Self::Networks if !text.trim_start().starts_with('[') => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::Array(parts.map(|part| Value::String(part.into())).collect())
             }
-            Self::Classes | Self::ApiKeys => {
+            Self::Origins | Self::Networks | Self::Classes | Self::ApiKeys => {
                 let table = format!("value = {text}").parse::<Table>();
                 table.ok().and_then(|mut table| table.remove("value")).unwrap_or(Value::String(text.into()))
             }
@@ -347,16 +347,9 @@ impl Kind {
                 text.is_empty()
                     || parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
             }),
-            Self::Origins => value.as_array().is_some_and(|all| {
-                all.iter().all(|one| {
-                    one.as_str().is_some_and(|one| {
-                        one == "*"
-                            || one
-                                .split_once("://")
-                                .is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'))
-                    })
-                })
-            }),
+            Self::Origins => {
+                value.as_array().is_some_and(|all| all.iter().all(|one| one.as_str().is_some_and(is_origin)))
+            }
             Self::Networks => value.as_array().is_some_and(|all| {
                 all.iter().all(|one| one.as_str().is_some_and(|one| one.parse::<ipnet::IpNet>().is_ok()))
             }),
@@ -391,6 +384,19 @@ impl Kind {
             Self::Classes | Self::ApiKeys => "a list of tables".into(),
         }
     }
+}
+
+/// `*`, or a scheme and a host, perhaps with a port (RFC 6454 §6.2).
+fn is_origin(text: &str) -> bool {
+    let of_host = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    let of_scheme = |c: char| c.is_ascii_alphanumeric() || "+.-".contains(c);
+    let parts = text.split_once("://");
+    text == "*"
+        || parts.is_some_and(|(scheme, host)| {
+            [scheme, host].iter().all(|part| !part.is_empty())
+                && scheme.chars().all(of_scheme)
+                && host.chars().all(of_host)
+        })
 }
 
 fn check_classes(value: &Value) -> Result<(), String> {

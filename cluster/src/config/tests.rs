@@ -87,6 +87,10 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "auth.api_keys = *** (from FILE)",
         ),
         (
+            "[server]\norigins = [\"https://a example\"]",
+            "server.origins = [\"https://a example\"] (from FILE): expected a list of origins",
+        ),
+        (
             "[server]\norigins = [\"example.com\"]",
             "server.origins = [\"example.com\"] (from FILE): expected a list of origins",
         ),
@@ -132,6 +136,8 @@ fn the_environment_is_held_to_the_same_rules() {
     )
     .unwrap();
     assert_eq!(config.server.origins, ["https://a.example", "https://b.example"]);
+    let as_list = load("", &[("TICKMESH_SERVER__ORIGINS", r#"["https://a.example"]"#)]).unwrap();
+    assert_eq!(as_list.server.origins, ["https://a.example"]);
     assert_eq!(config.auth.api_keys[0].role, Role::Publisher);
     let errors =
         load("", &[("TICKMESH_LIMITS__MAX_CONNECTIONS", "-5"), ("TICKMESH_LIMIT__X", "1")]).unwrap_err();
