@@ -39,9 +39,10 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         let gateway = Gateway::start(config, &id, cluster.seat(&id), page)?;
         let mut nodes = Vec::new();
         let inside = inside(config);
+        let stores = serve::stores(config, &name)?;
         for n in 1..=args.nodes {
             let id = format!("{name}-{n}");
-            let node = Node::start(&inside, &id, cluster.seat(&id), |_| {})?;
+            let node = Node::start(&inside, &id, cluster.seat(&id), stores.clone(), |_| {})?;
             node.joined(serve::PATIENCE).await;
             nodes.push(node);
         }

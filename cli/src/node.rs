@@ -17,7 +17,8 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
         let id = serve::id(&config, "node");
-        let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), |_| {})?;
+        let stores = serve::stores(&config, &id)?;
+        let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), stores, |_| {})?;
         node.joined(serve::PATIENCE).await;
         println!("{}", serve::url(&config, node.address()));
         stop.wait().await;

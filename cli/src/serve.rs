@@ -10,8 +10,11 @@ use tickmesh_cluster::config::{Config, LogFormat};
 use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::clock;
 use tickmesh_protocol::room::Classes;
+use tickmesh_store::Stores;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+use crate::config::Unusable;
 
 /// How long a process waits for its cluster before it says where it listens.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,6 +45,11 @@ pub(crate) fn cluster(config: &Config) -> Cluster {
             Cluster::Redis { address, classes, timeout: Duration::from_millis(config.broker.timeout_ms) }
         }
     }
+}
+
+/// The stores that the configuration names. Called on a runtime.
+pub(crate) fn stores(config: &Config, name: &str) -> anyhow::Result<Stores> {
+    Stores::open(config, name).map_err(|error| Unusable(error.to_string()).into())
 }
 
 /// Where a process that listens there is reached.

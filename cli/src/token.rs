@@ -17,6 +17,8 @@ struct Claims<'a> {
     role: Role,
     iat: u64,
     exp: u64,
+    /// By which it can be revoked (RFC 7519 §4.1.7).
+    jti: String,
     rooms: Grants,
 }
 
@@ -59,6 +61,7 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
         },
         iat: now,
         exp,
+        jti: uuid::Uuid::now_v7().simple().to_string(),
         rooms: Grants {
             subscribe: patterns("--subscribe", &args.subscribe)?,
             publish: patterns("--publish", &args.publish)?,

@@ -6,8 +6,10 @@
 //! Invariants: a [`Config`] in hand is valid; loading opens no port and no connection; what is wrong is reported all
 //! at once, each with its key, its value, where it comes from and what is allowed; a secret is never printed.
 
+mod keys;
 mod load;
 mod schema;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -21,6 +23,7 @@ use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::room::{Class, default_classes};
 
 pub use load::{ConfigError, ConfigErrors, Sources};
+pub use stores::{MarketConfig, PostgresConfig, RecorderConfig, StoresConfig, TdengineConfig, UsersConfig};
 pub use values::{BrokerUrl, Secret};
 use values::{optional_address, optional_path};
 
@@ -51,6 +54,14 @@ pub struct Config {
     pub rooms: RoomsConfig,
     /// Logging.
     pub log: LogConfig,
+    /// What rooms of a market carry.
+    pub market: MarketConfig,
+    /// What writes ticks and bars down.
+    pub recorder: RecorderConfig,
+    /// What is kept for users.
+    pub users: UsersConfig,
+    /// Both stores.
+    pub stores: StoresConfig,
     /// The relational store.
     pub postgres: PostgresConfig,
     /// The time-series store.
@@ -277,20 +288,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[postgres]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PostgresConfig {
-    /// Not used yet.
-    pub url: Secret,
-}
-
-/// `[tdengine]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TdengineConfig {
-    /// Not used yet.
-    pub dsn: Secret,
-}
-
 /// `[otlp]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OtlpConfig {
@@ -356,8 +353,33 @@ impl Config {
             socketio: SocketIoConfig { connect_timeout_ms: 45_000, conformance: false },
             rooms: RoomsConfig { class: default_classes() },
             log: LogConfig { format: LogFormat::Text, level: "info,actix_server=warn".into() },
-            postgres: PostgresConfig { url: Secret::default() },
-            tdengine: TdengineConfig { dsn: Secret::default() },
+            market: MarketConfig {
+                prefix: "market_".into(),
+                late_ms: 60_000,
+                max_jump_percent: 20,
+                exchange: Vec::new(),
+            },
+            recorder: RecorderConfig { batch: 2_000, flush_ms: 100, buffer: 20_000 },
+            users: UsersConfig { max_watchlist: 500, max_alerts: 100, alert_hysteresis_bp: 5 },
+            stores: StoresConfig { breaker_failures: 5, breaker_open_ms: 1_000 },
+            postgres: PostgresConfig {
+                url: Secret::default(),
+                pool_max: 16,
+                timeout_ms: 2_000,
+                statement_timeout_ms: 1_000,
+                tls_ca: None,
+                audit_days: 30,
+                required: false,
+            },
+            tdengine: TdengineConfig {
+                dsn: Secret::default(),
+                pool_max: 8,
+                timeout_ms: 3_000,
+                tick_days: 3_650,
+                minute_days: 3_650,
+                daily_days: 36_500,
+                required: false,
+            },
             otlp: OtlpConfig { endpoint: String::new() },
         }
     }
@@ -384,8 +406,6 @@ impl Config {
             (nobody, "nobody can connect: auth.anonymous is \"none\", and no auth.jwt_secret, auth.jwt_key_file or \
                       auth.api_keys is set"),
             (set(&auth.jwt_secret) && secret.len() < 16, "auth.jwt_secret is shorter than 16 bytes: it can be guessed"),
-            (set(&self.postgres.url), "postgres.url is set, but this version has no relational store"),
-            (set(&self.tdengine.dsn), "tdengine.dsn is set, but this version has no time-series store"),
             (!self.otlp.endpoint.is_empty(), "otlp.endpoint is set, but this version exports no traces"),
             (
                 set(&self.cluster.secret) && self.cluster.secret.expose().len() < 16,

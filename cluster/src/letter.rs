@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tickmesh_protocol::market::Symbol;
 use tickmesh_protocol::message::Message;
 use tickmesh_protocol::position::Epoch;
 use tickmesh_protocol::room::RoomName;
@@ -48,6 +49,12 @@ pub enum Body {
         /// The message.
         message: Message,
     },
+    /// Somebody published into a room that is recorded: its keeper has to know it.
+    Recorded(RoomName),
+    /// The alerts of a symbol are others now.
+    Alerts(Symbol),
+    /// API keys or revoked tokens are others now.
+    Credentials,
     /// A question to every node.
     Question {
         /// Comes back with the answer.

@@ -3,11 +3,15 @@
 //! Invariants: a token is judged by the one configured algorithm, whatever its header says; secrets are compared in
 //! constant time; no token or key appears in an error or a log.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use parking_lot::RwLock;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tickmesh_cluster::config::{Anonymous, AuthConfig, JwtAlgorithm};
 use tickmesh_protocol::close::CloseCode;
@@ -15,7 +19,38 @@ use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::identity::{Grants, Identity, Role};
 
 /// Longest user id in bytes: it is part of room names.
-const MAX_USER_LEN: usize = 100;
+pub const MAX_USER_LEN: usize = 100;
+/// How API keys begin that are kept in a store, so that nothing else is looked for there.
+pub const KEY_PREFIX: &str = "tmk_";
+
+/// What is kept of an API key. Keys are 256 random bits: nothing slower is needed against guessing.
+#[must_use]
+pub fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// Keys and revocations from a store.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// Who comes with the key that has this hash.
+    pub keys: HashMap<[u8; 32], Identity>,
+    /// Claims `jti` of tokens that are void.
+    pub revoked: HashSet<String>,
+}
+
+impl Kept {
+    /// Whether a credential is void: the [`Identity::credential`] of somebody who was let in.
+    #[must_use]
+    pub fn is_void(&self, credential: &str) -> bool {
+        match credential.split_once(':') {
+            Some(("jti", jti)) => self.revoked.contains(jti),
+            Some(("key", _)) => {
+                !self.keys.values().any(|known| known.credential.as_deref() == Some(credential))
+            }
+            _ => false,
+        }
+    }
+}
 
 /// Why somebody is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +119,7 @@ struct Claims {
     exp: u64,
     #[serde(default)]
     rooms: Grants,
+    jti: Option<String>,
 }
 
 /// Judges tokens and keys.
@@ -91,6 +127,7 @@ pub struct Auth {
     anonymous: Anonymous,
     jwt: Option<(DecodingKey, Validation)>,
     api_keys: Vec<(String, String, Role)>,
+    kept: RwLock<Arc<Kept>>,
 }
 
 impl Auth {
@@ -127,7 +164,18 @@ impl Auth {
             .iter()
             .map(|key| (key.name.clone(), key.key.expose().to_owned(), key.role))
             .collect();
-        Ok(Self { anonymous: config.anonymous, jwt, api_keys })
+        Ok(Self { anonymous: config.anonymous, jwt, api_keys, kept: RwLock::default() })
+    }
+
+    /// Takes what a store has now.
+    pub fn set_kept(&self, kept: Arc<Kept>) {
+        *self.kept.write() = kept;
+    }
+
+    /// What the store had when it was asked last.
+    #[must_use]
+    pub fn kept(&self) -> Arc<Kept> {
+        self.kept.read().clone()
     }
 
     /// The identity that a token or API key stands for; without one, the anonymous identity where that is allowed.
@@ -137,6 +185,7 @@ impl Auth {
     /// When there is none.
     pub fn identify(&self, credential: Option<&str>, now: u64) -> Result<Identity, AuthError> {
         match (credential, self.anonymous) {
+            (Some(credential), _) if credential.starts_with(KEY_PREFIX) => self.kept_key(credential, now),
             (Some(credential), _) => match self.api_key(credential) {
                 Some(identity) => Ok(identity),
                 None => self.verify(credential, now),
@@ -184,6 +233,9 @@ impl Auth {
         if !(1..=MAX_USER_LEN).contains(&claims.sub.len()) {
             return Err(failed("sub has 1 to 100 bytes"));
         }
+        if claims.jti.as_ref().is_some_and(|jti| self.kept.read().revoked.contains(jti)) {
+            return Err(failed("it was revoked"));
+        }
         let role = claims.role.unwrap_or(Role::User);
         if role == Role::Anonymous {
             return Err(failed("role is user, publisher or operator"));
@@ -196,7 +248,18 @@ impl Auth {
             expires_at: Some(expires_at),
             grants: claims.rooms,
             anonymous_may_publish: false,
+            credential: claims.jti.map(|jti| format!("jti:{jti}")),
         })
+    }
+
+    fn kept_key(&self, credential: &str, now: u64) -> Result<Identity, AuthError> {
+        // Found by its hash: the time that takes tells nothing of the key.
+        let identity = self.kept.read().keys.get(&hash(credential)).cloned();
+        let identity = identity.ok_or_else(|| AuthError::Failed("there is no such key".into()))?;
+        if identity.expires_at.is_some_and(|at| at <= now) {
+            return Err(AuthError::Expired);
+        }
+        Ok(identity)
     }
 
     fn api_key(&self, credential: &str) -> Option<Identity> {

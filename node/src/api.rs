@@ -3,6 +3,8 @@
 //! Every error is JSON, `{"error_code","error_message"}`, with the status that belongs to the code.
 
 mod cluster;
+mod credentials;
+mod market;
 mod publish;
 mod rooms;
 mod sessions;
@@ -54,6 +56,19 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/sessions", web::get().to(sessions::list))
                 .route("/sessions/{id}", web::get().to(sessions::one))
                 .route("/sessions/{id}", web::delete().to(sessions::disconnect))
+                .route("/market/{symbol}", web::get().to(market::data))
+                .route("/watchlist", web::get().to(market::watchlist))
+                .route("/watchlist", web::post().to(market::watch))
+                .route("/watchlist/{symbol}", web::delete().to(market::unwatch))
+                .route("/alerts", web::get().to(market::alerts))
+                .route("/alerts", web::post().to(market::create_alert))
+                .route("/alerts/{id}", web::delete().to(market::delete_alert))
+                .route("/alerts/hits/{id}/ack", web::post().to(market::acknowledge))
+                .route("/keys", web::get().to(credentials::keys))
+                .route("/keys", web::post().to(credentials::create_key))
+                .route("/keys/{id}", web::delete().to(credentials::revoke_key))
+                .route("/tokens/revoke", web::post().to(credentials::revoke_token))
+                .route("/audit", web::get().to(credentials::audit))
                 .route("/stats", web::get().to(status::stats)),
         );
 }

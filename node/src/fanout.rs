@@ -10,6 +10,7 @@
 //! log could not join to what was before (sessions see that and announce `resync`). It must not know sessions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -45,6 +46,45 @@ const READS: usize = 64;
 
 /// Index of a hub within its node.
 pub type HubIndex = usize;
+
+/// The index under which a [`Tap`] asks for rooms.
+pub(crate) const TAP: HubIndex = HubIndex::MAX;
+
+/// A reader that must never hold up the hubs: what it is too slow for is dropped, and it is told so.
+#[derive(Debug, Clone)]
+pub(crate) struct Tap {
+    batches: mpsc::Sender<Arc<Batch>>,
+    missed: Arc<AtomicBool>,
+}
+
+/// The other end of a tap.
+#[derive(Debug)]
+pub(crate) struct Tapped {
+    pub(crate) batches: mpsc::Receiver<Arc<Batch>>,
+    missed: Arc<AtomicBool>,
+}
+
+/// A tap that holds so many batches.
+pub(crate) fn tap(room: usize) -> (Tap, Tapped) {
+    let (sender, batches) = mpsc::channel(room);
+    let missed = Arc::<AtomicBool>::default();
+    (Tap { batches: sender, missed: missed.clone() }, Tapped { batches, missed })
+}
+
+impl Tap {
+    fn offer(&self, batch: &Arc<Batch>) {
+        if self.batches.try_send(batch.clone()).is_err() {
+            self.missed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Tapped {
+    /// Whether something was dropped since this was asked last.
+    pub(crate) fn missed(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
+}
 
 /// How hubs say which rooms they want.
 #[derive(Debug, Clone)]
@@ -87,16 +127,18 @@ impl FanoutHandle {
 
 /// Starts the task on the present runtime. It ends when all handles or the broker's events are gone.
 #[must_use]
-pub fn start(
+pub(crate) fn start(
     broker: Arc<dyn Broker>,
     events: Events,
     hubs: Vec<HubSender>,
+    tap: Option<Tap>,
     metrics: Arc<Metrics>,
 ) -> FanoutHandle {
     let (control, commands) = mpsc::channel(CONTROL);
     let fanout = Fanout {
         broker,
         hubs,
+        tap,
         metrics,
         rooms: FxHashMap::default(),
         reads: JoinSet::new(),
@@ -110,6 +152,7 @@ pub fn start(
 struct Fanout {
     broker: Arc<dyn Broker>,
     hubs: Vec<HubSender>,
+    tap: Option<Tap>,
     metrics: Arc<Metrics>,
     rooms: FxHashMap<RoomName, Room>,
     /// Calls to the broker that are under way.
@@ -407,7 +450,11 @@ impl Fanout {
         self.metrics.fanout_messages.inc_by(messages.len() as u64);
         let batch = Arc::new(Batch::new(room.clone(), start, messages, clock::now().utc));
         for (hub, _) in hubs {
-            self.hubs[*hub].batch(batch.clone()).await;
+            match (self.hubs.get(*hub), &self.tap) {
+                (Some(hub), _) => hub.batch(batch.clone()).await,
+                (None, Some(tap)) => tap.offer(&batch),
+                (None, None) => {}
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tickmesh_cluster::broker::BrokerError;
 use tickmesh_cluster::presence::Attendee;
+use tickmesh_edge::auth::Kept;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::identity::{Identity, Role};
@@ -72,6 +73,8 @@ pub(crate) enum Request {
     Session(String, oneshot::Sender<Option<SessionInfo>>),
     /// Ends one session; answers whether there is one.
     Disconnect(String, oneshot::Sender<bool>),
+    /// Ends the sessions that came with a credential that is void by now.
+    Revoked(Arc<Kept>),
     /// Ends all sessions but those whose client is at a gateway, which moves them.
     CloseDirect(CloseCode),
 }
@@ -152,6 +155,8 @@ struct Member {
     id: Arc<str>,
     /// None for those without a token.
     user: Option<Arc<str>>,
+    /// See [`Identity::credential`].
+    credential: Option<Box<str>>,
     /// Its client is at a gateway.
     linked: bool,
     address: Addr<SessionActor>,
@@ -214,6 +219,12 @@ impl Hub {
                 let found = inner.by_id(&id).map(|member| member.close(CloseCode::Disconnected));
                 let _ = reply.send(found.is_some());
             }
+            Request::Revoked(kept) => {
+                let void = |member: &&Member| {
+                    member.credential.as_deref().is_some_and(|credential| kept.is_void(credential))
+                };
+                inner.members.values().filter(void).for_each(|member| member.close(CloseCode::AuthFailed));
+            }
             Request::CloseDirect(code) => {
                 // What came before goes out before.
                 self.shared.metrics.deliveries.inc_by(inner.flush());
@@ -229,7 +240,10 @@ impl Hub {
         let key = MemberKey(inner.next_key);
         inner.next_key += 1;
         inner.by_id.insert(id.clone(), key);
-        inner.members.insert(key, Member { id, user: None, linked, address, pending: SmallVec::new() });
+        inner.members.insert(
+            key,
+            Member { id, user: None, credential: None, linked, address, pending: SmallVec::new() },
+        );
         inner.identify(key, session.identity());
         key
     }
@@ -296,6 +310,7 @@ impl Inner {
 
     fn identify(&mut self, key: MemberKey, who: &Identity) {
         let Some(member) = self.members.get_mut(&key) else { return };
+        member.credential = who.credential.as_deref().map(Into::into);
         if who.role != Role::Anonymous && member.user.is_none() {
             let user: Arc<str> = match self.by_user.get_key_value(who.user_id.as_str()) {
                 Some((user, _)) => user.clone(),

@@ -7,21 +7,28 @@
 //! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
 //! * `link`: sessions whose client is at a gateway
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
+//! * `market`: recorded rooms: ticks, bars, alerts · `stitch`: rows of the store joined to a log · `asks`: what is asked of
+//!   the stores · `audit`: sessions that came and went · `keys`: API keys and revocations
 //! * [`api`]: the HTTP API · [`metrics`], [`clock`]
 
 pub mod api;
+mod asks;
 mod attendance;
+mod audit;
 pub mod clock;
 pub mod fanout;
 pub mod hub;
+mod keys;
 mod link;
 mod load;
+mod market;
 pub mod metrics;
 mod parking;
 mod peers;
 pub mod server;
 pub mod session;
 mod socketio;
+mod stitch;
 mod upgrade;
 mod worker;
 

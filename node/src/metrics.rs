@@ -14,12 +14,75 @@ use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::redis::Health;
 
 use tickmesh_edge::limits::Connections;
+use tickmesh_store::{PoolStatus, Stores};
 
 /// Label sets of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Cause {
     /// A short name.
     pub cause: &'static str,
+}
+
+/// What is counted of recorded rooms and of the stores.
+#[derive(Debug, Default)]
+pub struct MarketMetrics {
+    /// Recorded rooms that are kept here.
+    pub rooms: Gauge,
+    /// Messages that wait for the time-series store.
+    pub waiting: Gauge,
+    /// Messages written to it.
+    pub recorded: Counter,
+    /// Messages that it could not take.
+    pub refused: Counter,
+    /// Messages that were gone from the log before they were written.
+    pub lost: Counter,
+    /// Messages that were gone from the log and the store before they were looked at for bars.
+    pub bar_ticks_lost: Counter,
+    /// Ticks that are not in bars, by cause.
+    rejected: Family<Cause, Counter>,
+    /// Bars written.
+    pub bars: Counter,
+    /// Bars that were not written because too many waited.
+    pub bars_dropped: Counter,
+    /// Closed bars that were not published because too many waited.
+    pub bars_unpublished: Counter,
+    /// Alerts that fired.
+    pub hits: Counter,
+    /// Alerts that fired and could not be kept because too many waited.
+    pub hits_lost: Counter,
+    /// Events of sessions that are not in the audit.
+    pub audit_dropped: Counter,
+}
+
+impl MarketMetrics {
+    /// Counts a tick that is not in bars.
+    pub fn rejected(&self, cause: &'static str) {
+        self.rejected.get_or_create(&Cause { cause }).inc();
+    }
+
+    fn register(&self, r: &mut Registry) {
+        r.register("recorder_rooms", "Recorded rooms that are kept here", self.rooms.clone());
+        let text = "Messages that wait for the time-series store";
+        r.register("recorder_waiting", text, self.waiting.clone());
+        r.register("recorded_messages", "Messages written to the time-series store", self.recorded.clone());
+        let text = "Messages that the time-series store could not take";
+        r.register("recorder_refused", text, self.refused.clone());
+        let text = "Messages that were gone from the log before they were written to the time-series store";
+        r.register("recorder_lost", text, self.lost.clone());
+        let text = "Messages that were gone before they were looked at for bars";
+        r.register("bar_ticks_lost", text, self.bar_ticks_lost.clone());
+        r.register("bar_ticks_rejected", "Ticks that are not in bars, by cause", self.rejected.clone());
+        r.register("bars_written", "Bars written to the time-series store", self.bars.clone());
+        let text = "Bars that were not written because too many waited";
+        r.register("bars_dropped", text, self.bars_dropped.clone());
+        let text = "Closed bars that were not published because too many waited";
+        r.register("bars_unpublished", text, self.bars_unpublished.clone());
+        r.register("alert_hits", "Price alerts that fired", self.hits.clone());
+        let text = "Price alerts that fired and could not be kept because too many waited";
+        r.register("alert_hits_lost", text, self.hits_lost.clone());
+        let text = "Beginnings and ends of sessions that are not in the audit";
+        r.register("audit_dropped", text, self.audit_dropped.clone());
+    }
 }
 
 /// The counters of a node.
@@ -51,6 +114,8 @@ pub struct Metrics {
     pub bad_letters: Counter,
     /// 1 while the node drains.
     pub draining: Gauge,
+    /// Recorded rooms and stores.
+    pub market: Arc<MarketMetrics>,
 }
 
 impl Metrics {
@@ -67,7 +132,12 @@ impl Metrics {
 
     /// A registry with all of them, and the figures of the process.
     #[must_use]
-    pub fn registry(&self, connections: Arc<Connections>, redis: Option<Arc<Health>>) -> Registry {
+    pub fn registry(
+        &self,
+        connections: Arc<Connections>,
+        redis: Option<Arc<Health>>,
+        stores: Stores,
+    ) -> Registry {
         let mut registry = Registry::with_prefix("tickmesh");
         let r = &mut registry;
         r.register("sessions", "Sessions begun", self.sessions.clone());
@@ -94,11 +164,71 @@ impl Metrics {
         let text = "Letters from other processes that could not be read";
         r.register("bad_letters", text, self.bad_letters.clone());
         r.register("draining", "1 while the node takes no more connections", self.draining.clone());
+        self.market.register(r);
+        r.register_collector(Box::new(StoresCollector { stores }));
         r.register_collector(Box::new(Process { connections }));
         if let Some(health) = redis {
             r.register_collector(Box::new(Redis { health }));
         }
         registry
+    }
+}
+
+/// The stores: whether they serve, how often they did, and their connections.
+struct StoresCollector {
+    stores: Stores,
+}
+
+impl fmt::Debug for StoresCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoresCollector")
+    }
+}
+
+impl Collector for StoresCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let stores = self.stores.health();
+        let gauges = |encoder: &mut DescriptorEncoder<'_>,
+                      name: &str,
+                      help: &str,
+                      values: Vec<(Vec<(&'static str, &'static str)>, u64)>| {
+            let kind = ConstGauge::new(0u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, value) in values {
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+            Ok::<(), fmt::Error>(())
+        };
+        let up = stores.iter().map(|(name, health)| (vec![("store", *name)], u64::from(health.is_up())));
+        gauges(&mut encoder, "store_up", "1 while the store is prepared and not left alone", up.collect())?;
+        let pools: Vec<_> = self
+            .stores
+            .pools
+            .iter()
+            .flat_map(|(name, pool)| {
+                let PoolStatus { size, available, waiting, max } = pool();
+                [("open", size), ("idle", available), ("waiting", waiting), ("max", max)]
+                    .map(|(state, count)| (vec![("store", *name), ("state", state)], count as u64))
+            })
+            .collect();
+        let text =
+            "Connections of a store's pool: open, idle, the most there may be, and calls that wait for one";
+        gauges(&mut encoder, "store_connections", text, pools)?;
+        let kind = ConstCounter::new(0u64).metric_type();
+        let text = "Calls to a store, by outcome";
+        let mut family = encoder.encode_descriptor("store_calls", text, None, kind)?;
+        for (name, health) in &stores {
+            for (outcome, count) in ["ok", "failed", "rejected"].into_iter().zip(health.calls()) {
+                let labels = [("store", *name), ("outcome", outcome)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let text = "Times that a store's breaker opened";
+        let mut family = encoder.encode_descriptor("store_breaker_opened", text, None, kind)?;
+        for (name, health) in &stores {
+            ConstCounter::new(health.opened()).encode(family.encode_family(&[("store", *name)])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use tickmesh_cluster::bus::{Bus, To};
 use tickmesh_cluster::counts::Counts;
 use tickmesh_cluster::letter::{Body, Letter};
 use tickmesh_cluster::members::{Kind, LeaseState, Report, Roster};
+use tickmesh_protocol::market::Symbol;
 use tickmesh_protocol::message::Message;
 use tickmesh_protocol::position::Epoch;
 use tickmesh_protocol::room::RoomName;
@@ -158,6 +159,21 @@ impl Peers {
     pub(crate) async fn notify(&self, user_id: &str, room: RoomName, epoch: Epoch, message: Message) {
         let user_id = user_id.to_owned();
         self.send(To::Everybody, Body::User { user_id, room, epoch, message }).await;
+    }
+
+    /// Tells the others of a room that is recorded.
+    pub(crate) async fn recorded(&self, room: RoomName) {
+        self.send(To::Everybody, Body::Recorded(room)).await;
+    }
+
+    /// Tells everybody that the alerts of a symbol are others now.
+    pub(crate) async fn alerts_changed(&self, symbol: Symbol) {
+        self.send(To::Everybody, Body::Alerts(symbol)).await;
+    }
+
+    /// Tells everybody that API keys or revoked tokens are others now.
+    pub(crate) async fn credentials_changed(&self) {
+        self.send(To::Everybody, Body::Credentials).await;
     }
 
     /// Asks all other nodes, until one answer is enough or there are no more.

@@ -20,22 +20,29 @@ use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::bind;
 use tickmesh_edge::service::{self, Options, service};
 use tickmesh_edge::tls::TlsError;
+use tickmesh_market::calendar::CalendarError;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::room::Classes;
 use tickmesh_protocol::session::Policy;
+use tickmesh_store::Stores;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::attendance::{self, Attendance};
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::load::{Load, QueueDelay};
+use crate::market::{self, Means, Settings};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::worker::{Shared, Worker};
-use crate::{api, clock, fanout, hub, socketio, upgrade};
+use crate::{api, audit, clock, fanout, hub, keys, socketio, upgrade};
 
 /// Largest request line and headers, in bytes, of the HTTP server (a constant of `actix-http`).
 pub const MAX_HEAD_BYTES: usize = 131_072;
+
+/// Longest wait, when the node stops, for what recorded rooms have to write.
+const MARKET_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A node cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,12 @@ pub enum StartError {
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The exchanges that are configured cannot be used.
+    #[error(transparent)]
+    Calendar(#[from] CalendarError),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -75,12 +88,19 @@ pub struct Node {
 
 impl Node {
     /// Starts a node on the present actix system. Port 0 takes any free port. `id` names the node in the cluster, in which
-    /// it takes the seat.
+    /// it takes the seat; `stores` may be shared with other nodes of the process.
     ///
     /// # Errors
     /// When the keys or the address cannot be used.
-    pub fn start(config: &Config, id: &str, seat: Seat, routes: Routes) -> Result<Self, StartError> {
+    pub fn start(
+        config: &Config,
+        id: &str,
+        seat: Seat,
+        stores: Stores,
+        routes: Routes,
+    ) -> Result<Self, StartError> {
         let auth = Auth::new(&config.auth)?;
+        let settings = Settings::new(config)?;
         let options = Options::new(&config.server)?;
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
@@ -110,14 +130,39 @@ impl Node {
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, move || load.report());
         let peers = Peers::new(id, run, bus, roster);
-        peers::start(peers.clone(), mail, senders.clone(), connections.clone(), metrics.clone());
+        let (market, inbox) = market::handle();
+        let credentials = Arc::<Notify>::default();
+        peers::start(
+            peers.clone(),
+            mail,
+            senders.clone(),
+            connections.clone(),
+            metrics.clone(),
+            market.clone(),
+            credentials.clone(),
+        );
+        let auditor = audit::start(
+            stores.users.clone(),
+            peers.clone(),
+            metrics.market.clone(),
+            config.postgres.audit_days,
+        );
+        let needs = [("users", config.postgres.required), ("series", config.tdengine.required)];
+        let is_needed = |name: &str| needs.contains(&(name, true));
+        let required = stores.health().into_iter().filter(|(name, _)| is_needed(name)).collect();
         let attendance = Arc::new(Attendance::default());
         let shared = Arc::new(Shared {
-            registry: metrics.registry(connections.clone(), health.clone()),
-            peers,
+            registry: metrics.registry(connections.clone(), health.clone(), stores.clone()),
+            peers: peers.clone(),
+            max_watchlist: config.users.max_watchlist,
+            max_alerts: config.users.max_alerts,
+            stores: stores.clone(),
+            market,
+            auditor,
+            required,
             attendance: attendance.clone(),
             redis: health,
-            policy: Arc::new(policy(config, id)),
+            policy: Arc::new(policy(config, id, stores.users.is_some())),
             auth,
             connections,
             hubs: senders.clone(),
@@ -133,7 +178,11 @@ impl Node {
             metrics: metrics.clone(),
         });
         attendance::start(attendance, presence, broker.clone(), lease);
-        let fanout = fanout::start(broker, events, senders, metrics);
+        let (tap, tapped) = fanout::tap(market::TAPPED);
+        let fanout = fanout::start(broker.clone(), events, senders, Some(tap), metrics.clone());
+        let means = Means { broker, stores, fanout: fanout.clone(), peers, metrics };
+        market::start(settings, means, inbox, tapped).map_err(StartError::Thread)?;
+        keys::start(shared.clone(), credentials);
         let metrics_server = match config.server.metrics_listen {
             Some(at) => Some(serve_metrics(at, shared.clone())?),
             None => None,
@@ -182,6 +231,8 @@ impl Node {
         self.shared.metrics.draining.set(1);
         self.shared.peers.report_now().await;
         self.fanout.flush().await;
+        let market = self.shared.market.clone();
+        let writing = tokio::spawn(async move { market.stop(MARKET_PATIENCE).await });
         for hub in &self.shared.hubs {
             hub.send(HubRequest::CloseDirect(CloseCode::GoingAway)).await;
         }
@@ -193,6 +244,7 @@ impl Node {
         if left > 0 {
             tracing::warn!(left, "clients did not leave within server.shutdown_timeout_ms");
         }
+        let _ = writing.await;
         self.server.stop(false).await;
         if let Some(server) = self.metrics_server {
             server.stop(false).await;
@@ -205,7 +257,7 @@ impl Node {
     }
 }
 
-fn policy(config: &Config, id: &str) -> Policy {
+fn policy(config: &Config, id: &str, keeps_users: bool) -> Policy {
     Policy {
         node_id: id.to_owned(),
         classes: Classes::new(config.rooms.class.clone()),
@@ -217,6 +269,8 @@ fn policy(config: &Config, id: &str) -> Policy {
         ping_interval_ms: config.heartbeat.ping_interval_ms,
         ping_timeout_ms: config.heartbeat.timeout_ms,
         connect_timeout_ms: config.socketio.connect_timeout_ms,
+        market_prefix: config.market.prefix.clone(),
+        keeps_users,
     }
 }
 

@@ -22,6 +22,7 @@ use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::link::Records;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Session;
+use tickmesh_store::relational::AuditEvent;
 
 use crate::clock;
 use crate::hub::{Close, Deliver, Describe, MemberKey, Notice};
@@ -104,6 +105,20 @@ impl SessionActor {
 }
 
 impl SessionActor {
+    /// Tells the audit.
+    fn note(&self, event: &str, reason: &str) {
+        let session = &self.session;
+        self.worker.auditor.note(|| AuditEvent {
+            at: clock::now().utc,
+            event: event.to_owned(),
+            session_id: session.id().to_string(),
+            user_id: session.identity().user_id.clone(),
+            node_id: self.worker.policy.node_id.clone(),
+            remote: self.remote.to_string(),
+            reason: reason.to_owned(),
+        });
+    }
+
     /// The node wants the session to go: to another node by its gateway, or else its client to connect again.
     fn leave(&mut self) {
         if self.session.is_linked() {
@@ -120,6 +135,7 @@ impl Actor for SessionActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.worker.metrics.sessions.inc();
+        self.note("connected", "");
         self.key = Some(self.worker.hub.enter(&self.session, ctx.address()));
         if self.worker.connections.draining() {
             // Let in just before the node began to drain, and not there when the others were told.
@@ -142,6 +158,7 @@ impl Actor for SessionActor {
             self.worker.peers.park(name, parked);
         }
         let reason = self.session.reason();
+        self.note("disconnected", reason.unwrap_or("connection lost"));
         self.worker.metrics.session_ended(reason);
         tracing::debug!(session = %self.session.id(), user = %self.session.identity().user_id, ?reason, "ended");
     }

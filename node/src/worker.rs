@@ -14,9 +14,13 @@ use tickmesh_protocol::message::Publish;
 use tickmesh_protocol::position::Position;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{Policy, Presence};
+use tickmesh_store::Stores;
+use tickmesh_store::guard::Health as StoreHealth;
 
 use crate::attendance::Attendance;
+use crate::audit::Auditor;
 use crate::hub::{Hub, HubSender};
+use crate::market::{self, MarketHandle};
 use crate::metrics::Metrics;
 use crate::peers::{Local, Peers, Question, merged};
 use tickmesh_edge::address::Proxies;
@@ -46,6 +50,13 @@ pub(crate) struct Shared {
     /// How long a client may take nothing though there is something.
     pub(crate) stall_timeout: Duration,
     pub(crate) max_publish_batch: usize,
+    pub(crate) max_watchlist: usize,
+    pub(crate) max_alerts: usize,
+    pub(crate) stores: Stores,
+    pub(crate) market: MarketHandle,
+    pub(crate) auditor: Auditor,
+    /// Stores without which the node is not ready, by what they are for.
+    pub(crate) required: Vec<(&'static str, Arc<StoreHealth>)>,
     /// Socket.IO clients on long-polling.
     pub(crate) lines: Arc<Lines>,
     /// The test servers of the Socket.IO protocol documents answer in this protocol's place.
@@ -83,6 +94,9 @@ impl Shared {
         if self.redis.as_ref().is_some_and(|redis| !redis.is_up()) {
             return Some("redis is away");
         }
+        if let Some((name, _)) = self.required.iter().find(|(_, health)| !health.is_up()) {
+            return Some(if *name == "users" { "postgres is away" } else { "tdengine is away" });
+        }
         match self.peers.lease() {
             LeaseState::Held => None,
             LeaseState::Joining => Some("joining the cluster"),
@@ -106,7 +120,18 @@ impl Shared {
 
     /// Publishes and counts.
     pub(crate) async fn publish(&self, messages: Vec<Publish>) -> Vec<Result<Position, BrokerError>> {
+        let mut recorded: Vec<RoomName> = Vec::new();
+        for publish in &messages {
+            if recorded.last() != Some(&publish.room)
+                && market::recorded(&self.policy.classes, &publish.room).is_some()
+            {
+                recorded.push(publish.room.clone());
+            }
+        }
         let results = self.broker.publish(messages).await;
+        for room in &recorded {
+            self.market.published(room);
+        }
         let kept = results.iter().filter(|result| result.is_ok()).count() as u64;
         self.metrics.published.inc_by(kept);
         self.metrics.publish_errors.inc_by(results.len() as u64 - kept);

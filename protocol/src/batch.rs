@@ -48,6 +48,12 @@ impl Prepared {
         &self.message
     }
 
+    /// The message, shared.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Message> {
+        &self.message
+    }
+
     /// The message as a notification's frame; for Socket.IO two, see [`encode::frames`].
     #[must_use]
     pub fn frame(&self, encoding: Encoding, fields: Option<&Fields>) -> Bytes {

@@ -43,6 +43,9 @@ pub struct Identity {
     pub grants: Grants,
     /// The deployment lets anonymous connections publish (`auth.anonymous = "full"`).
     pub anonymous_may_publish: bool,
+    /// What it was proven by, by a name that is no secret; so that who came with it can be found when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 impl Identity {
@@ -61,6 +64,7 @@ impl Identity {
             expires_at: None,
             grants: Grants::default(),
             anonymous_may_publish: false,
+            credential: None,
         }
     }
 }

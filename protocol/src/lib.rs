@@ -12,6 +12,7 @@ pub mod error;
 pub mod frame;
 pub mod identity;
 pub mod link;
+pub mod market;
 pub mod message;
 pub mod outbox;
 pub mod placement;

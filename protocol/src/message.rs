@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{ErrorCode, Failure};
+use crate::market::{Backfill, BackfillFields};
 use crate::position::Position;
 use crate::room::RoomName;
 
@@ -156,6 +157,8 @@ pub struct Subscribe {
     pub min_interval_ms: u64,
     /// Keys of `data` that are sent; all of them without it.
     pub fields: Option<Fields>,
+    /// What of the time-series store is wanted before the room's log.
+    pub backfill: Option<Backfill>,
 }
 
 /// A set of top-level keys of `data`, sorted. Cloning counts a reference.
@@ -256,6 +259,7 @@ struct SubscribeFields {
     delivery: Option<Delivery>,
     max_rate: Option<f64>,
     fields: Option<Vec<Box<str>>>,
+    backfill: Option<BackfillFields>,
 }
 
 #[derive(Deserialize)]
@@ -396,7 +400,8 @@ impl Subscribe {
             }
             names => names.map(Fields::new),
         };
-        Ok(Self { room: raw.room, replay, delivery, min_interval_ms, fields })
+        let backfill = raw.backfill.map(|fields| fields.checked()).transpose()?;
+        Ok(Self { room: raw.room, replay, delivery, min_interval_ms, fields, backfill })
     }
 }
 

@@ -108,6 +108,13 @@ fn by_key(candidates: &[Candidate<'_>], from: &[usize], key: &str) -> Option<usi
     order.iter().find(|at| candidates[**at].connections < bound).or(order.first()).copied()
 }
 
+/// Of these nodes the one that takes care of something of which there is one in the cluster, such as the recording of a
+/// room: the same from everybody's point of view, and another only if that node goes or a new one comes first.
+#[must_use]
+pub fn keeper<'a>(of: &str, nodes: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    nodes.max_by_key(|node| rank(of, node))
+}
+
 /// A hash that is the same in every process and version.
 fn rank(key: &str, node: &str) -> u64 {
     let mut hasher = SipHasher13::new();

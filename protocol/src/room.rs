@@ -110,6 +110,8 @@ pub struct Class {
     pub presence: bool,
     /// Whether joins and leaves are announced in the room, as messages of its log.
     pub join_events: bool,
+    /// Whether its messages are written to the time-series store.
+    pub record: bool,
 }
 
 impl Default for Class {
@@ -123,6 +125,7 @@ impl Default for Class {
             publish: Access::Publishers,
             presence: true,
             join_events: false,
+            record: false,
         }
     }
 }
@@ -150,11 +153,12 @@ pub fn default_classes() -> Vec<Class> {
         ..Class::default()
     };
     vec![
-        class("market_", Access::Everyone, Access::Publishers),
+        Class { record: true, ..class("market_", Access::Everyone, Access::Publishers) },
         class("stream_", Access::Everyone, Access::Publishers),
         class("user_", Access::Owner, Access::Publishers),
         class("portfolio_", Access::Owner, Access::Publishers),
         class("system_", Access::Users, Access::Nobody),
+        class("kline_", Access::Everyone, Access::Nobody),
         Class::default(),
     ]
 }

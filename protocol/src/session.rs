@@ -47,7 +47,7 @@ pub use snapshot::{Snapshot, SubscriptionSnapshot};
 use socketio::{Answer, Entry, Face};
 pub use socketio::{Application, FaceSnapshot, Handshake};
 use subscription::Subscription;
-pub use types::{Command, Counters, Now, Policy, Presence, Reply, Ticket, Wire};
+pub use types::{Command, Counters, Now, Policy, Presence, Reply, Stitched, Ticket, Wire};
 
 /// A request whose answer waits for others.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ enum Purpose {
     },
     Authenticate,
     Presence,
+    Ask,
+    Missed,
 }
 
 /// The machine; see the module's documentation.
@@ -136,6 +138,7 @@ impl Session {
         });
         let began = session.wire.linked.then(|| Change::Began(Box::new(session.snapshot())));
         session.send_with(&encode::notice("", "connected", 0, now.utc, &data), began);
+        session.ask_missed(now);
         session
     }
 
@@ -247,8 +250,14 @@ impl Session {
         };
         match (waiting.purpose, reply) {
             (Purpose::Subscribe { room, respond }, Reply::History(result)) => {
+                let result = result.map(|history| Stitched { older: Vec::new(), complete: true, history });
                 self.subscribed(now, stamp, ticket, &room, result, respond);
             }
+            (Purpose::Subscribe { room, respond }, Reply::Stitched(result)) => {
+                self.subscribed(now, stamp, ticket, &room, result, respond);
+            }
+            (Purpose::Ask, Reply::Data(Ok(data))) => self.respond_raw(stamp, &data, None),
+            (Purpose::Missed, Reply::Missed(hits)) => self.missed(now, &hits),
             (Purpose::Publish, Reply::Published(Ok(position))) => {
                 self.respond(stamp, &position);
             }
@@ -269,6 +278,7 @@ impl Session {
             (
                 _,
                 Reply::Published(Err(failure))
+                | Reply::Data(Err(failure))
                 | Reply::History(Err(failure))
                 | Reply::Identity(Err(failure))
                 | Reply::Presence(Err(failure)),

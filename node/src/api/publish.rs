@@ -10,6 +10,7 @@ use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::message::Publish;
 
 use super::{ApiError, Caller, WorkerData, status_of};
+use crate::market;
 
 #[derive(Deserialize)]
 struct Many<'a> {
@@ -36,11 +37,11 @@ pub(super) async fn publish(
     }
     let check = |text: &str| {
         let publish = Publish::parse(text)?;
-        if worker.policy.classes.may_publish(&caller, &publish.room) {
-            Ok(publish)
-        } else {
-            Err(Failure::new(ErrorCode::PermissionDenied, "may not publish into this room"))
+        if !worker.policy.classes.may_publish(&caller, &publish.room) {
+            return Err(Failure::new(ErrorCode::PermissionDenied, "may not publish into this room"));
         }
+        market::check(&worker.policy.classes, &publish)?;
+        Ok(publish)
     };
     let mut good = Vec::with_capacity(texts.len());
     let checked: Vec<Result<(), Failure>> =

@@ -12,13 +12,14 @@ use tickmesh_cluster::members::Change;
 use tickmesh_edge::limits::Connections;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::position::Position;
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Local, Peers, Question};
 use crate::clock;
 use crate::hub::{HubSender, Request};
+use crate::market::MarketHandle;
 use crate::metrics::Metrics;
 
 /// How often changed counts are told.
@@ -37,8 +38,12 @@ pub(crate) fn start(
     hubs: Vec<HubSender>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
+    market: MarketHandle,
+    credentials: Arc<Notify>,
 ) {
     let task = Task {
+        market,
+        credentials,
         peers,
         connections,
         hubs,
@@ -51,6 +56,9 @@ pub(crate) fn start(
 }
 
 struct Task {
+    market: MarketHandle,
+    /// Woken when API keys or revoked tokens are others.
+    credentials: Arc<Notify>,
     peers: Arc<Peers>,
     connections: Arc<Connections>,
     hubs: Vec<HubSender>,
@@ -139,7 +147,10 @@ impl Task {
                     hub.send(Request::User { user_id: user_id.clone(), batch: batch.clone() }).await;
                 }
             }
+            Body::Alerts(symbol) => self.market.alerts_changed(symbol),
+            Body::Credentials => self.credentials.notify_one(),
             _ if letter.from == self.peers.id => {}
+            Body::Recorded(room) => self.market.told(room),
             Body::Members => self.peers.roster.look(),
             Body::Drain { node, draining } if node == self.peers.id => {
                 self.connections.set_draining(draining);

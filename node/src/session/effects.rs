@@ -17,6 +17,8 @@ use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{Command, Reply, Ticket};
 
 use crate::hub::MemberKey;
+use crate::market;
+use crate::stitch::stitch;
 use crate::worker::Worker;
 
 type Answers = Vec<(Ticket, Reply)>;
@@ -42,23 +44,32 @@ impl Effects {
     /// Begins to do what a session asks.
     pub(crate) fn start(&mut self, worker: &Rc<Worker>, key: MemberKey, ticket: Ticket, command: Command) {
         match command {
-            Command::Publish(publish) => self.queued.push((ticket, publish)),
+            Command::Publish(publish) => match market::check(&worker.policy.classes, &publish) {
+                Ok(()) => self.queued.push((ticket, publish)),
+                Err(failure) => self.answers.push_back((ticket, Reply::Published(Err(failure)))),
+            },
             Command::Unsubscribe(room) => {
                 if self.rooms.remove(&room) {
                     worker.hub.leave(key, &room);
                 }
             }
-            Command::Subscribe { room, replay } => {
+            Command::Subscribe { room, replay, backfill } => {
                 self.rooms.insert(room.clone());
                 let joined = worker.hub.join(key, &room);
-                let broker = worker.broker.clone();
+                let worker = worker.clone();
                 self.calls.push(Box::pin(async move {
                     // Register first, then read: what comes between is held at the session's gate.
-                    let result = match joined.await {
-                        Ok(()) => broker.history(&room, replay).await,
-                        Err(error) => Err(error),
+                    let broker = &*worker.broker;
+                    let reply = match (joined.await, backfill) {
+                        (Err(error), _) => Reply::History(Err(error.into())),
+                        (Ok(()), None) => {
+                            Reply::History(broker.history(&room, replay).await.map_err(Failure::from))
+                        }
+                        (Ok(()), Some(backfill)) => {
+                            Reply::Stitched(stitch(broker, &worker.stores, &room, replay, backfill).await)
+                        }
                     };
-                    vec![(ticket, Reply::History(result.map_err(Failure::from)))]
+                    vec![(ticket, reply)]
                 }));
             }
             Command::History { room, replay } => {
@@ -73,6 +84,18 @@ impl Effects {
                 self.calls.push(Box::pin(async move {
                     let presence = worker.presence(&room).await;
                     vec![(ticket, Reply::Presence(Ok(presence)))]
+                }));
+            }
+            Command::Ask { user_id, ask } => {
+                let worker = worker.clone();
+                self.calls.push(Box::pin(async move {
+                    vec![(ticket, Reply::Data(worker.answer(&user_id, ask).await))]
+                }));
+            }
+            Command::Missed(user_id) => {
+                let worker = worker.clone();
+                self.calls.push(Box::pin(async move {
+                    vec![(ticket, Reply::Missed(worker.missed(&user_id).await))]
                 }));
             }
             Command::Unpark(name) => {

@@ -104,6 +104,8 @@ fn policy() -> Arc<Policy> {
         ping_interval_ms: 300,
         ping_timeout_ms: 1_000_000,
         connect_timeout_ms: 45_000,
+        market_prefix: "market_".into(),
+        keeps_users: false,
     })
 }
 
@@ -225,10 +227,10 @@ impl World {
         let Some(session) = &mut node.session else { return };
         while let Some(call) = session.poll_command() {
             match call {
-                (ticket, Command::Subscribe { room, replay }) => {
+                (ticket, Command::Subscribe { room, replay, backfill }) => {
                     let position = self.logs.position(&room);
                     node.heard.insert(room.clone(), position.seq);
-                    node.calls.push((ticket, Command::Subscribe { room, replay }));
+                    node.calls.push((ticket, Command::Subscribe { room, replay, backfill }));
                 }
                 (_, Command::Unsubscribe(room)) => {
                     node.heard.remove(&room);
@@ -251,7 +253,7 @@ impl World {
                     let seq = self.logs.publish(&publish.room, publish.message_id.as_deref(), publish.data);
                     Reply::Published(Ok(Position { epoch: Epoch::new("e"), seq }))
                 }
-                Command::Subscribe { room, replay } | Command::History { room, replay } => {
+                Command::Subscribe { room, replay, .. } | Command::History { room, replay } => {
                     let position = self.logs.position(&room);
                     let after = match &replay {
                         Replay::After(from) => from.seq,

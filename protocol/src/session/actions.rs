@@ -1,16 +1,21 @@
 //! What a client can ask for.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::close::CloseCode;
 use crate::encode::{self, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::identity::{Identity, Role};
 use crate::link::Change;
+use crate::market::Ask;
 use crate::message::{
-    Body, ClientMessage, Fields, History, MAX_HISTORY, Publish, Replay, Subscribe, parameters,
+    Body, ClientMessage, Fields, History, MAX_HISTORY, Message, Publish, Replay, Subscribe, parameters,
 };
+use crate::outbox::Kind;
 use crate::room::RoomName;
 
 use super::socketio::Answer;
@@ -86,15 +91,41 @@ impl Session {
             }
             "history" => self.history(stamp, payload)?,
             "presence" => self.presence(stamp, payload)?,
-            "get_market_data" => return Err(Failure::unavailable("no time-series store is configured")),
-            "watchlist.list" | "watchlist.add" | "watchlist.remove" | "alert.list" | "alert.create"
-            | "alert.delete" => return Err(Failure::unavailable("no relational store is configured")),
             other => {
-                let other: String = other.chars().take(64).collect();
-                return Err(Failure::new(ErrorCode::InvalidAction, format!("there is no action `{other}`")));
+                let Some(ask) = Ask::parse(other, payload) else {
+                    let other: String = other.chars().take(64).collect();
+                    let text = format!("there is no action `{other}`");
+                    return Err(Failure::new(ErrorCode::InvalidAction, text));
+                };
+                let ask = ask?;
+                ask.check(&self.identity, &self.policy.classes, &self.policy.market_prefix)?;
+                let user_id = self.identity.user_id.clone();
+                self.command(wait(stamp, Purpose::Ask), Command::Ask { user_id, ask });
             }
         }
         Ok(())
+    }
+
+    /// A user is here, who may have missed something.
+    pub(super) fn ask_missed(&mut self, now: Now) {
+        if self.policy.keeps_users && self.identity.role != Role::Anonymous {
+            let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
+            // This answers nothing that the client has asked.
+            let number = self.number.take();
+            self.command(wait(stamp, Purpose::Missed), Command::Missed(self.identity.user_id.clone()));
+            self.number = number;
+        }
+    }
+
+    /// Tells the client what its user missed.
+    pub(super) fn missed(&mut self, now: Now, hits: &[String]) {
+        let Some(room) = RoomName::of_user(&self.identity.user_id) else { return };
+        for hit in hits {
+            let Ok(data) = serde_json::from_str::<Box<RawValue>>(hit) else { continue };
+            self.counters.notifications_out += 1;
+            let frame = self.notify(room.as_str(), "alert", 0, now.utc, &data);
+            self.push(frame, Kind::Live, None, None);
+        }
     }
 
     fn history(&mut self, stamp: Stamp<'_>, payload: &str) -> Result<(), Failure> {
@@ -132,7 +163,8 @@ impl Session {
         let mut subscription = Subscription::new(options, self.next_slot, self.answers_stream());
         self.next_slot += 1;
         let purpose = Purpose::Subscribe { room: room.clone(), respond: true };
-        let command = Command::Subscribe { room: room.clone(), replay: options.replay.clone() };
+        let (replay, backfill) = (options.replay.clone(), options.backfill);
+        let command = Command::Subscribe { room: room.clone(), replay, backfill };
         subscription.await_reply(self.command(wait(stamp, purpose), command));
         self.subscriptions.insert(room.clone(), subscription);
         Ok(())
@@ -164,6 +196,7 @@ impl Session {
             return self.fail(stamp, &failure);
         }
         self.identity = identity;
+        self.ask_missed(now);
         let data = json!({ "user_id": self.identity.user_id, "expires_at": self.identity.expires_at });
         let change = Change::Identity(Box::new(self.identity.clone()));
         self.respond_raw(stamp, &data.to_string(), Some(change));
@@ -257,7 +290,35 @@ pub fn history_data(
         out.push_str(if recovered { r#""recovered":true,"# } else { r#""recovered":false,"# });
     }
     out.push_str(r#""messages":["#);
-    for (n, message) in history.messages.iter().enumerate() {
+    put_notifications(&mut out, room, &history.messages, server_time, fields);
+    out.push_str("]}");
+    out
+}
+
+/// Adds to such data what comes before its messages.
+pub(super) fn put_backfill(
+    data: &mut String,
+    room: &RoomName,
+    older: &[Arc<Message>],
+    complete: bool,
+    server_time: u64,
+    fields: Option<&Fields>,
+) {
+    data.pop();
+    data.push_str(if complete { r#","backfill_complete":true"# } else { r#","backfill_complete":false"# });
+    data.push_str(r#","backfill":["#);
+    put_notifications(data, room, older, server_time, fields);
+    data.push_str("]}");
+}
+
+fn put_notifications(
+    out: &mut String,
+    room: &RoomName,
+    messages: &[Arc<Message>],
+    server_time: u64,
+    fields: Option<&Fields>,
+) {
+    for (n, message) in messages.iter().enumerate() {
         if n > 0 {
             out.push(',');
         }
@@ -265,6 +326,4 @@ pub fn history_data(
         // Notifications are made from strings and JSON text.
         out.push_str(std::str::from_utf8(&json).unwrap_or("null"));
     }
-    out.push_str("]}");
-    out
 }

@@ -10,13 +10,13 @@ use crate::conflate::{Latest, Next};
 use crate::encode::{self, Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::link::{Change, SlotPosition};
-use crate::message::{Delivery, Fields, History, Replay, Subscribe};
+use crate::message::{Delivery, Fields, Replay, Subscribe};
 use crate::outbox::Kind;
 use crate::position::Position;
 use crate::room::RoomName;
 
 use super::socketio::Answer;
-use super::{Command, Now, Purpose, Session, SubscriptionSnapshot, Ticket, Waiting, Wire, actions};
+use super::{Command, Now, Purpose, Session, Stitched, SubscriptionSnapshot, Ticket, Waiting, Wire, actions};
 
 /// Milliseconds before a log that could not be read is read again.
 const RETRY_MS: u64 = 200;
@@ -32,6 +32,8 @@ pub(super) struct Subscription {
     stream: bool,
     /// What was asked for first: decides whether `recovered` is told.
     recover: bool,
+    /// Older rows were asked for.
+    backfill: bool,
     /// See [`Latest::carried`]; waits here until the gate opens.
     carried: u64,
     state: State,
@@ -77,6 +79,7 @@ impl Subscription {
             fields: options.fields.clone(),
             stream,
             recover: from.is_some(),
+            backfill: options.backfill.is_some(),
             carried: 0,
             state: State::gated(from),
         }
@@ -91,6 +94,7 @@ impl Subscription {
             fields: snapshot.fields.clone(),
             stream: snapshot.stream,
             recover: true,
+            backfill: false,
             carried: snapshot.carried,
             state: State::gated(from),
         }
@@ -228,7 +232,7 @@ impl Session {
         stamp: Stamp<'_>,
         ticket: Ticket,
         room: &RoomName,
-        result: Result<History, Failure>,
+        mut result: Result<Stitched, Failure>,
         respond: bool,
     ) {
         // The client may have left the room, and even come back, while its history was read.
@@ -243,7 +247,11 @@ impl Session {
             let failure = Failure::new(ErrorCode::SubscriptionFailed, "unsubscribed before it was set up");
             return self.fail(stamp, &failure);
         }
-        let history = match result {
+        let (older, complete) = match &mut result {
+            Ok(stitched) => (std::mem::take(&mut stitched.older), stitched.complete),
+            Err(_) => (Vec::new(), true),
+        };
+        let history = match result.map(|stitched| stitched.history) {
             // Nobody is told twice what a log that lives on under another epoch has kept.
             Ok(history) if !respond => history.unseen_by(from.as_ref()),
             Ok(history) => history,
@@ -277,8 +285,11 @@ impl Session {
         let recovered = subscription.recover && history.complete;
         if respond {
             let fields = subscription.fields.clone();
-            let data = actions::history_data(room, &history, now.utc, Some(recovered), fields.as_ref());
-            self.counters.notifications_out += history.messages.len() as u64;
+            let mut data = actions::history_data(room, &history, now.utc, Some(recovered), fields.as_ref());
+            if subscription.backfill {
+                actions::put_backfill(&mut data, room, &older, complete, now.utc, fields.as_ref());
+            }
+            self.counters.notifications_out += (older.len() + history.messages.len()) as u64;
             let change = self.subscribed_change(room);
             if let Some(at) = self.subscriptions.get(room).map(Subscription::slot_position) {
                 self.began(at);
@@ -325,7 +336,7 @@ impl Session {
             number: None,
             answer: Answer::default(),
         };
-        let command = Command::Subscribe { room: room.clone(), replay: Replay::After(from) };
+        let command = Command::Subscribe { room: room.clone(), replay: Replay::After(from), backfill: None };
         let ticket = self.command(waiting, command);
         if let Some(subscription) = self.subscriptions.get_mut(&room) {
             subscription.await_reply(ticket);

@@ -11,6 +11,8 @@ use crate::message::{History, Message, Replay};
 use crate::position::{Epoch, Position};
 use crate::room::Classes;
 
+mod market;
+
 const T0: Now = Now { mono: 1_000, utc: 1_700_000_000_000 };
 
 fn at(ms: u64) -> Now {
@@ -29,6 +31,8 @@ fn policy() -> Policy {
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
         connect_timeout_ms: 45_000,
+        market_prefix: "market_".into(),
+        keeps_users: false,
     }
 }
 
@@ -255,7 +259,7 @@ fn requests_are_answered_or_refused_by_their_code() {
             r#""type":"request","action":"publish","payload":{"room":"market_1","event":"e","data":1}"#,
             "PERMISSION_DENIED",
         ),
-        (r#""type":"request","action":"get_market_data""#, "SERVICE_UNAVAILABLE"),
+        (r#""type":"request","action":"get_market_data""#, "INVALID_PARAMETERS"),
     ];
     for (body, code) in cases {
         client.say(&format!(r#"{{"request_id":"r","trace_id":"t",{body}}}"#));

@@ -1,11 +1,14 @@
 //! What goes into a session and comes out of it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoding;
 use crate::error::Failure;
 use crate::identity::Identity;
-use crate::message::{History, Publish, Replay};
+use crate::market::{Ask, Backfill};
+use crate::message::{History, Message, Publish, Replay};
 use crate::position::Position;
 use crate::room::{Classes, RoomName};
 
@@ -63,6 +66,10 @@ pub struct Policy {
     pub ping_timeout_ms: u64,
     /// Milliseconds in which a Socket.IO client has to enter a namespace.
     pub connect_timeout_ms: u64,
+    /// What rooms are called that carry the ticks of a symbol, before the symbol.
+    pub market_prefix: String,
+    /// Something is kept for users, so who comes may have missed something.
+    pub keeps_users: bool,
 }
 
 /// Names a command until it is answered.
@@ -79,6 +86,8 @@ pub enum Command {
         room: RoomName,
         /// What of its log is wanted.
         replay: Replay,
+        /// What of the time-series store is wanted before that: then answer with [`Reply::Stitched`].
+        backfill: Option<Backfill>,
     },
     /// Messages of the room are not wanted any more. Not answered.
     Unsubscribe(RoomName),
@@ -100,6 +109,15 @@ pub enum Command {
     Unpark(String),
     /// Find out who is in a room over the whole cluster. Answer with [`Reply::Presence`].
     Presence(RoomName),
+    /// Do what is asked of market data and of what is kept for users. Answer with [`Reply::Data`].
+    Ask {
+        /// Who asks.
+        user_id: String,
+        /// What.
+        ask: Ask,
+    },
+    /// Look for what happened to a user's alerts and was not acknowledged. Answer with [`Reply::Missed`].
+    Missed(String),
 }
 
 /// Who is in a room.
@@ -116,6 +134,12 @@ pub struct Presence {
 pub enum Reply {
     /// To [`Command::Subscribe`] and [`Command::History`].
     History(Result<History, Failure>),
+    /// To [`Command::Subscribe`] with `backfill`.
+    Stitched(Result<Stitched, Failure>),
+    /// To [`Command::Ask`]: JSON text.
+    Data(Result<String, Failure>),
+    /// To [`Command::Missed`]: hits as JSON text, the oldest first.
+    Missed(Vec<String>),
     /// To [`Command::Publish`].
     Published(Result<Position, Failure>),
     /// To [`Command::Authenticate`] and [`Command::Identify`].
@@ -124,6 +148,17 @@ pub enum Reply {
     Presence(Result<Presence, Failure>),
     /// To [`Command::Unpark`].
     Parked(Option<Box<Parked>>),
+}
+
+/// A room's log, and what the time-series store has before it.
+#[derive(Debug, Clone)]
+pub struct Stitched {
+    /// Messages that end where `history` begins, in order and without a gap.
+    pub older: Vec<Arc<Message>>,
+    /// There is nothing in the store that was asked for and is not here.
+    pub complete: bool,
+    /// Of the log.
+    pub history: History,
 }
 
 /// What a session did so far.

@@ -136,6 +136,7 @@ impl Session {
         frame::put_frame(&mut out, Opcode::Text, hello.as_bytes());
         frame::put_frame(&mut out, Opcode::Text, status.as_bytes());
         self.push(out.freeze(), Sort::Answer, None, began);
+        self.ask_missed(now);
     }
 
     pub(super) fn handle_disconnect(&mut self, now: Now, namespace: &str) {

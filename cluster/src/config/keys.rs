@@ -1,0 +1,291 @@
+//! All keys of the configuration, in the order in which they are printed.
+
+use super::schema::{Key, Kind, key};
+
+/// All keys, in the order in which they are printed.
+pub(super) const KEYS: &[Key] = &[
+    key("node.listen", Kind::Address, "Address to listen on; port 0 takes any free port."),
+    key("node.id", Kind::Name, "Name in the cluster; empty for one made at start."),
+    key("node.workers", Kind::Int(0, 1_024), "Worker threads; 0 for one per core."),
+    key(
+        "broker.url",
+        Kind::Broker,
+        "Where messages are kept and shared. \"memory\": in this process, lost with it. Redis, for any number of nodes:\n\
+         redis://[[user]:password@]host[:port][/db], redis+cluster://host:port[,host:port..], or\n\
+         redis+sentinel://host:port[,host:port..]/master[/db].",
+    ),
+    key(
+        "broker.timeout_ms",
+        Kind::Int(100, 60_000),
+        "Milliseconds after which a call to Redis has failed.",
+    ),
+    key(
+        "cluster.lease_ms",
+        Kind::Int(500, 600_000),
+        "Milliseconds after which a process that does not renew its lease counts as gone.",
+    ),
+    key(
+        "cluster.advertise",
+        Kind::Advertise,
+        "Where the others reach this process, \"host:port\"; empty for node.listen.",
+    ),
+    key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster: the credential of links between gateways and nodes. Without it there are none."),
+    key(
+        "cluster.zone",
+        Kind::Name,
+        "Where this process is, such as a data centre: a gateway prefers nodes of its own zone as long as they serve.",
+    ),
+    key(
+        "cluster.tls_ca",
+        Kind::Path,
+        "Certificates in PEM of those who sign nodes' certificates. With it a gateway reaches nodes by TLS, and a node's\n\
+         certificate (server.tls_certificate) has to be for the name or address in its cluster.advertise.",
+    ),
+    key(
+        "gateway.placement",
+        Kind::Choice(&["least-loaded", "user", "query"]),
+        "Which node a client gets. \"least-loaded\": of two at random the one with less load. \"user\": all connections of\n\
+         a user the same one, \"query\": all with the same value of a query parameter, by consistent hashing, unless that\n\
+         node has a quarter more than its share.",
+    ),
+    key("gateway.placement_key", Kind::Text, "The name of that query parameter."),
+    key(
+        "gateway.moves_per_second",
+        Kind::Int(1, 100_000),
+        "Connections that a gateway moves each second, from a node that drains or has more than its share.",
+    ),
+    key(
+        "gateway.reuse_port",
+        Kind::Bool,
+        "Whether another process may listen on a gateway's port (SO_REUSEPORT): a new one can start before the old one\n\
+         stops.",
+    ),
+    key(
+        "pool.min",
+        Kind::Int(0, 10_000),
+        "Links that each worker thread of a gateway keeps ready for each node, so that a client costs no handshake.",
+    ),
+    key("pool.max", Kind::Int(0, 10_000), "The same while many clients come; at least pool.min."),
+    key(
+        "pool.idle_ms",
+        Kind::Int(100, 3_600_000),
+        "Milliseconds after which a ready link beyond pool.min is closed, if nobody needed it.",
+    ),
+    key(
+        "auth.anonymous",
+        Kind::Choice(&["none", "subscribe", "full"]),
+        "What a connection without a token may do: nothing, subscribe to open rooms, or also publish into them and\n\
+         read the API. `tickmesh dev` defaults to \"full\".",
+    ),
+    key(
+        "auth.jwt_algorithm",
+        Kind::Choice(&["HS256", "RS256", "ES256"]),
+        "How tokens are signed (RFC 7518).",
+    ),
+    key(
+        "auth.jwt_secret",
+        Kind::Secret,
+        "Key of HS256 tokens. Take 32 random bytes: short ones are guessed offline from a single token.",
+    ),
+    key("auth.jwt_key_file", Kind::Path, "Public key of RS256 or ES256 tokens, a file in PEM."),
+    key(
+        "auth.leeway_s",
+        Kind::Int(0, 300),
+        "Seconds by which the clocks of node and token issuer may differ.",
+    ),
+    key(
+        "auth.api_keys",
+        Kind::ApiKeys,
+        "Keys for the HTTP API: { name = \"feed\", key = \"...\", role = \"publisher\" }; roles are user, publisher,\n\
+         operator; a key has at least 16 bytes.",
+    ),
+    key("limits.max_connections", Kind::Int(1, 10_000_000), "Connections of a node; more are answered 503."),
+    key(
+        "limits.max_connections_per_address",
+        Kind::Int(0, 10_000_000),
+        "Connections from one address (of IPv6, one network of 64 bits); more are answered 503. 0 for any number.",
+    ),
+    key(
+        "limits.max_message_bytes",
+        Kind::Int(1_024, 16_777_216),
+        "Largest message of a client; larger ones close with 1009.",
+    ),
+    key(
+        "limits.max_queue_bytes",
+        Kind::Int(16_384, 1_073_741_824),
+        "Bytes of live messages that may wait for one connection; beyond it closes with 4003.",
+    ),
+    key("limits.max_subscriptions", Kind::Int(1, 100_000), "Rooms that one connection may follow."),
+    key(
+        "limits.max_in_flight",
+        Kind::Int(1, 4_096),
+        "Requests of one connection that may wait for others; beyond it the connection is not read.",
+    ),
+    key(
+        "limits.max_gate_messages",
+        Kind::Int(1, 1_000_000),
+        "Live messages held per subscription while its history is read.",
+    ),
+    key("limits.max_publish_batch", Kind::Int(1, 100_000), "Messages in one HTTP publish."),
+    key("limits.max_http_body_bytes", Kind::Int(1_024, 268_435_456), "Largest HTTP body."),
+    key("heartbeat.ping_interval_ms", Kind::Int(100, 3_600_000), "Milliseconds between two pings."),
+    key(
+        "heartbeat.timeout_ms",
+        Kind::Int(200, 7_200_000),
+        "Milliseconds of silence after which a client is gone; more than the interval.",
+    ),
+    key(
+        "socketio.connect_timeout_ms",
+        Kind::Int(100, 3_600_000),
+        "Milliseconds in which a Socket.IO client has to enter the namespace.",
+    ),
+    key(
+        "server.origins",
+        Kind::Origins,
+        "Allowed Origin headers, and pages that may use Socket.IO's long-polling (CORS), such as\n\
+         \"https://example.com\"; empty or \"*\" for any. Clients that are no browsers send none and are not held to it.",
+    ),
+    key(
+        "server.trusted_proxies",
+        Kind::Networks,
+        "Networks such as \"10.0.0.0/8\" of proxies whose X-Forwarded-For tells a client's address. From others it is\n\
+         ignored.",
+    ),
+    key(
+        "server.tls_certificate",
+        Kind::Path,
+        "Certificate chain in PEM: clients connect by TLS (https, wss). It and its key are read again when they change.",
+    ),
+    key("server.tls_key", Kind::Path, "The certificate's key in PEM."),
+    key(
+        "server.tcp_user_timeout_ms",
+        Kind::Int(1_000, 600_000),
+        "Milliseconds that a client may take nothing of what waits for it.",
+    ),
+    key(
+        "server.handshake_timeout_ms",
+        Kind::Int(100, 600_000),
+        "Milliseconds in which a request's head has to arrive.",
+    ),
+    key(
+        "server.shutdown_timeout_ms",
+        Kind::Int(0, 600_000),
+        "Milliseconds that clients have to leave when the node stops.",
+    ),
+    key(
+        "server.metrics_listen",
+        Kind::OptionalAddress,
+        "An address of its own for /metrics, which the node's address then does not serve; empty for the node's.",
+    ),
+    key(
+        "rooms.class",
+        Kind::Classes,
+        "Room classes; the longest prefix that matches a room's name wins. What is not named here stays as the defaults\n\
+         have it, class by class and key by key. history_size: messages kept, 0 to 1000000;\n\
+         history_ttl_s: 1 to 31536000; idempotency_window_s: 1 to 86400; subscribe and publish: everyone, users, owner\n\
+         (the user whose id follows the prefix), publishers, operators, nobody; presence: whether subscribers may ask who
+\
+         else is there; join_events: whether room_member_joined and room_member_left are published into the room; record: whether its\n\
+         messages are written to the time-series store.",
+    ),
+    key("log.format", Kind::Choice(&["text", "json"]), "How log lines are written, on standard error."),
+    key(
+        "log.level",
+        Kind::Text,
+        "A filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\".",
+    ),
+    key(
+        "market.prefix",
+        Kind::Prefix,
+        "Rooms whose name starts so carry the ticks of the symbol that follows. Bars are made of them and alerts look at\n\
+         them where their class has record = true.",
+    ),
+    key(
+        "market.late_ms",
+        Kind::Int(0, 3_600_000),
+        "Milliseconds by which a tick may be older than the newest of its symbol and still change its bars, also closed\n\
+         ones; older ones are recorded, but not in bars.",
+    ),
+    key(
+        "market.max_jump_percent",
+        Kind::Int(0, 10_000),
+        "Percent by which a price may differ from the one before it in bars; a price that the next ones agree with is\n\
+         taken after all. 0 for any.",
+    ),
+    key(
+        "market.exchange",
+        Kind::Exchanges,
+        "When exchanges trade: { name = \"SSE\", time_zone = \"Asia/Shanghai\", sessions = [\"09:30-11:30\", \"13:00-15:00\"],\n\
+         days = [\"mon\", \"tue\", \"wed\", \"thu\", \"fri\"] }. name is what ticks call it in data.exchange; \"\" is for all others,\n\
+         and by default UTC around the clock. Ticks outside the sessions are recorded, but not in bars.",
+    ),
+    key("recorder.batch", Kind::Int(1, 100_000), "Ticks in one write to the time-series store, at most."),
+    key("recorder.flush_ms", Kind::Int(1, 60_000), "Milliseconds between two writes of what came."),
+    key(
+        "recorder.buffer",
+        Kind::Int(100, 10_000_000),
+        "Ticks of one room that wait in memory while the store is slow or away; what is beyond is read from the room's\n\
+         log again.",
+    ),
+    key("users.max_watchlist", Kind::Int(1, 100_000), "Symbols in the watchlist of one user."),
+    key("users.max_alerts", Kind::Int(1, 100_000), "Price alerts of one user."),
+    key(
+        "users.alert_hysteresis_bp",
+        Kind::Int(0, 10_000),
+        "Hundredths of a percent of an alert's value by which the field has to move away from it before an alert with\n\
+         \"crosses\" fires again.",
+    ),
+    key(
+        "stores.breaker_failures",
+        Kind::Int(1, 1_000),
+        "Calls to a store that fail one after another before it is left alone for a while.",
+    ),
+    key(
+        "stores.breaker_open_ms",
+        Kind::Int(10, 600_000),
+        "For how many milliseconds; doubled each time that it still fails, up to thirty times as long.",
+    ),
+    key(
+        "postgres.url",
+        Kind::SecretUrl(&["postgres", "postgresql"]),
+        "The relational store, for keys, watchlists, alerts and audit:\n\
+         postgres://user:password@host[:port]/database[?sslmode=require]. Empty: in this process with broker.url = \"memory\",\n\
+         none with Redis.",
+    ),
+    key("postgres.pool_max", Kind::Int(1, 1_000), "Connections of a node to PostgreSQL, at most."),
+    key(
+        "postgres.timeout_ms",
+        Kind::Int(10, 60_000),
+        "Milliseconds after which a call has failed, waiting for a connection included.",
+    ),
+    key(
+        "postgres.statement_timeout_ms",
+        Kind::Int(10, 60_000),
+        "Milliseconds after which the server ends a statement.",
+    ),
+    key(
+        "postgres.tls_ca",
+        Kind::Path,
+        "Certificates in PEM of those who sign the server's; empty for the public ones. TLS is used where the URL has\n\
+         sslmode=require.",
+    ),
+    key("postgres.audit_days", Kind::Int(1, 3_650), "Days that the audit of sessions goes back."),
+    key("postgres.required", Kind::Bool, "Whether a node is not ready for clients while PostgreSQL is away."),
+    key(
+        "tdengine.dsn",
+        Kind::SecretUrl(&["taos", "taos+ws", "taos+wss", "ws", "wss", "taosws"]),
+        "The time-series store, for ticks and bars: ws://user:password@host:6041/database. Empty: in this process with\n\
+         broker.url = \"memory\", none with Redis.",
+    ),
+    key("tdengine.pool_max", Kind::Int(1, 1_000), "Connections of a node to TDengine, at most."),
+    key(
+        "tdengine.timeout_ms",
+        Kind::Int(10, 60_000),
+        "Milliseconds after which a call has failed, waiting for a connection included.",
+    ),
+    key("tdengine.tick_days", Kind::Int(1, 36_500), "Days that ticks are kept."),
+    key("tdengine.minute_days", Kind::Int(1, 36_500), "Days that bars of less than a day are kept."),
+    key("tdengine.daily_days", Kind::Int(1, 36_500), "Days that bars of a day are kept."),
+    key("tdengine.required", Kind::Bool, "Whether a node is not ready for clients while TDengine is away."),
+    key("otlp.endpoint", Kind::Url(&["http", "https"]), "Where traces go. Not used by this version."),
+];

@@ -1,0 +1,254 @@
+//! One recorded room that is kept here.
+//!
+//! Three things are done with its messages: they become rows, bars, and alerts are held against them. Each has its own place
+//! in the log, because each waits for something else: a store that is away holds up what it is needed for and nothing else.
+//! Invariants: each of them takes every message once, in order; what the log has no more is counted, and for bars taken
+//! from the store if that has it. It must not know who waits for what.
+
+use std::sync::Arc;
+
+use tickmesh_market::tick::Tick;
+use tickmesh_protocol::batch::Batch;
+use tickmesh_protocol::market::Symbol;
+use tickmesh_protocol::message::{History, Message};
+use tickmesh_protocol::position::{Epoch, Position};
+use tickmesh_protocol::room::RoomName;
+use tickmesh_store::relational::Alert;
+use tickmesh_store::series::{KeptBar, Row};
+use tokio::time::Instant;
+
+use super::Settings;
+use super::bars::Bars;
+use super::rows::Rows;
+use super::watches::Watches;
+use crate::clock;
+use crate::metrics::MarketMetrics;
+
+/// What is done in one room.
+pub(super) struct Desk {
+    /// Tells it from those that were there for the room before.
+    pub(super) key: DeskKey,
+    pub(super) symbol: Symbol,
+    /// Where it is traded, as the last message said that named it.
+    exchange: String,
+    /// Bars are made of it and alerts look at it.
+    pub(super) is_market: bool,
+    pub(super) rows: Option<Rows>,
+    pub(super) bars: Option<Bars>,
+    pub(super) watches: Option<Watches>,
+    /// Where the log stood when it was heard of last.
+    end: Option<Position>,
+    /// The log is being read.
+    reading: Option<Parts>,
+    /// The last live message came.
+    pub(super) heard: Instant,
+    /// It is kept elsewhere from now on: what waits is still written.
+    pub(super) leaving: Option<Instant>,
+}
+
+/// Names a desk: a room, and how many times this node has taken a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeskKey {
+    pub(super) room: RoomName,
+    pub(super) turn: u64,
+}
+
+/// Which of the three are meant.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parts {
+    rows: bool,
+    bars: bool,
+    watches: bool,
+}
+
+/// A place before everything.
+pub(super) fn beginning() -> Position {
+    Position { epoch: Epoch::new(""), seq: 0 }
+}
+
+/// A part of a log, and rows of the store that come before it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) history: History,
+    /// For the bars alone.
+    pub(super) fill: Vec<Row>,
+}
+
+impl Desk {
+    pub(super) fn new(key: DeskKey, symbol: Symbol, is_market: bool) -> Self {
+        Self {
+            key,
+            symbol,
+            exchange: String::new(),
+            is_market,
+            rows: None,
+            bars: None,
+            watches: None,
+            end: None,
+            reading: None,
+            heard: Instant::now(),
+            leaving: None,
+        }
+    }
+
+    pub(super) fn exchange(&self) -> &str {
+        &self.exchange
+    }
+
+    /// The time-series store told where it stands.
+    pub(super) fn opened(&mut self, stored: Option<Position>, bars: Vec<KeptBar>, settings: &Settings) {
+        let stored = stored.unwrap_or_else(beginning);
+        if self.is_market {
+            // All bars of a write go as far; a write that was cut short leaves some behind.
+            let through = bars.iter().map(|kept| &kept.through).max_by_key(|through| through.seq);
+            let cursor = through.cloned().unwrap_or_else(|| stored.clone());
+            self.bars = Some(Bars::new(self.symbol.clone(), bars, cursor));
+        }
+        self.rows = Some(Rows::new(stored, settings.buffer));
+    }
+
+    /// The room's alerts.
+    pub(super) fn set_alerts(&mut self, alerts: Vec<Alert>, hysteresis_bp: u64) {
+        match &mut self.watches {
+            Some(watches) => watches.set(alerts),
+            None => self.watches = Some(Watches::new(alerts, beginning(), hysteresis_bp)),
+        }
+    }
+
+    /// The log is being read.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// From where the log has to be read, if anything that is done here lacks something of it and it is not being read.
+    /// It counts as being read until [`catch_up`](Self::catch_up) or [`give_up`](Self::give_up).
+    pub(super) fn begin_reading(&mut self) -> Option<Position> {
+        if self.reading.is_some() {
+            return None;
+        }
+        let end = self.end.as_ref();
+        let lacks =
+            |cursor: &Position| end.is_none_or(|end| cursor.epoch != end.epoch || cursor.seq < end.seq);
+        // Rows are read again when there is room for many.
+        let rows = self.rows.as_ref().filter(|rows| 2 * rows.waiting() <= rows.free()).map(Rows::cursor);
+        let bars = self.bars.as_ref().map(Bars::cursor);
+        let watches = self.watches.as_ref().map(Watches::cursor);
+        let behind = [rows, bars, watches].into_iter().flatten().filter(|cursor| lacks(cursor));
+        // What is in another life of the log has to read all of this one.
+        let order = |cursor: &&Position| (end.is_some_and(|end| cursor.epoch == end.epoch), cursor.seq);
+        let from = behind.min_by_key(order)?.clone();
+        // Who has more takes what is new to it.
+        self.reading = Some(Parts { rows: rows.is_some(), bars: bars.is_some(), watches: watches.is_some() });
+        Some(from)
+    }
+
+    /// The log could not be read.
+    pub(super) fn give_up(&mut self) {
+        self.reading = None;
+    }
+
+    /// Live messages came.
+    pub(super) fn offer(&mut self, batch: &Batch, settings: &Settings, metrics: &MarketMetrics) {
+        self.heard = Instant::now();
+        let (start, end) = (batch.start(), batch.end());
+        let follows = |cursor: &Position| cursor.epoch == start.epoch && cursor.seq >= start.seq;
+        let who = Parts {
+            rows: self.rows.as_ref().is_some_and(|rows| follows(rows.cursor())),
+            bars: self.bars.as_ref().is_some_and(|bars| follows(bars.cursor())),
+            watches: self.watches.as_ref().is_some_and(|watches| follows(watches.cursor())),
+        };
+        for message in batch.messages() {
+            self.one(&end.epoch, message.shared(), who, true, settings, metrics);
+        }
+        self.end = Some(end);
+    }
+
+    /// A part of the log was read; `all` if it goes up to where the log stood.
+    pub(super) fn catch_up(&mut self, read: &Read, all: bool, settings: &Settings, metrics: &MarketMetrics) {
+        let Read { history, fill } = read;
+        let end = &history.position;
+        let who = self.reading.take().unwrap_or_default();
+        let now = clock::now().utc;
+        if let Some(bars) = self.bars.as_mut().filter(|_| who.bars) {
+            for row in fill {
+                let at = Position { epoch: row.epoch.clone(), seq: row.message.seq };
+                if at.epoch == bars.cursor().epoch && at.seq == bars.cursor().seq + 1 {
+                    note(
+                        bars.take(at, &Tick::read(&row.message), &settings.calendar, &settings.rules, now),
+                        metrics,
+                    );
+                }
+            }
+        }
+        // In the present life of the log: up to `began_at` the numbers of the one before are the same.
+        let seen = |cursor: &Position| {
+            if cursor.epoch == end.epoch { cursor.seq } else { cursor.seq.min(history.began_at) }
+        };
+        let first = history.messages.first().map_or(end.seq + 1, |first| first.seq);
+        let step =
+            |cursor: &Position| Position { epoch: end.epoch.clone(), seq: seen(cursor).max(first - 1) };
+        let lost = |cursor: &Position| {
+            let was_here = !cursor.epoch.as_str().is_empty();
+            if was_here { step(cursor).seq - seen(cursor) } else { 0 }
+        };
+        if let Some(rows) = self.rows.as_mut().filter(|_| who.rows) {
+            metrics.lost.inc_by(lost(rows.cursor()));
+            rows.skip(step(rows.cursor()));
+        }
+        if let Some(bars) = self.bars.as_mut().filter(|_| who.bars) {
+            metrics.bar_ticks_lost.inc_by(lost(bars.cursor()));
+            bars.skip(step(bars.cursor()));
+        }
+        if let Some(watches) = self.watches.as_mut().filter(|_| who.watches) {
+            watches.skip(step(watches.cursor()));
+        }
+        for message in &history.messages {
+            self.one(&end.epoch, message, who, false, settings, metrics);
+        }
+        if all {
+            self.end = Some(end.clone());
+        }
+    }
+
+    /// One message, for whoever has everything before it and not yet it.
+    fn one(
+        &mut self,
+        epoch: &Epoch,
+        message: &Arc<Message>,
+        who: Parts,
+        live: bool,
+        settings: &Settings,
+        metrics: &MarketMetrics,
+    ) {
+        let seq = message.seq;
+        let next = |cursor: &Position| cursor.epoch == *epoch && cursor.seq + 1 == seq;
+        let rows = self.rows.as_mut().filter(|part| who.rows && next(part.cursor()));
+        let bars = self.bars.as_mut().filter(|part| who.bars && next(part.cursor()));
+        let watches = self.watches.as_mut().filter(|part| who.watches && next(part.cursor()));
+        if rows.is_none() && bars.is_none() && watches.is_none() {
+            return;
+        }
+        let tick = Tick::read(message);
+        let at = Position { epoch: epoch.clone(), seq };
+        if let Some(rows) = rows {
+            // What finds no room stays in the log, and is read from there.
+            rows.take(epoch, message, &tick);
+        }
+        if let Some(bars) = bars {
+            let now = clock::now().utc;
+            note(bars.take(at.clone(), &tick, &settings.calendar, &settings.rules, now), metrics);
+        }
+        if let Some(watches) = watches {
+            watches.take(&at, message, &tick, live);
+        }
+        if !tick.exchange.is_empty() && tick.exchange != self.exchange {
+            self.exchange = tick.exchange;
+        }
+    }
+}
+
+fn note(result: Result<(), tickmesh_market::bars::Rejected>, metrics: &MarketMetrics) {
+    if let Err(rejected) = result {
+        metrics.rejected(rejected.as_str());
+    }
+}

@@ -1,0 +1,532 @@
+//! The rooms that are kept here, and everything that waits for somebody: logs, stores, subscribers.
+//!
+//! One task; every call to the outside is a job beside it, and each kind is under way once at most for a room, or at all.
+//! Invariants: a room is kept by one node at a time: who gives it up writes first what waits, who gets it from a node that
+//! lives waits a little; a node that stood still, or whose lease is lost, drops its rooms as they are.
+
+mod asking;
+mod outgoing;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustc_hash::FxHashMap;
+use tickmesh_cluster::broker::BrokerError;
+use tickmesh_cluster::members::{Kind, LeaseState, Report};
+use tickmesh_protocol::market::Symbol;
+use tickmesh_protocol::message::Publish;
+use tickmesh_protocol::placement::keeper;
+use tickmesh_protocol::position::Position;
+use tickmesh_protocol::room::RoomName;
+use tickmesh_store::StoreError;
+use tickmesh_store::relational::{Alert, AlertState, Hit};
+use tickmesh_store::series::KeptBar;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::desk::{Desk, DeskKey, Read};
+use super::{Means, News, Settings};
+use crate::fanout::{TAP, Tapped};
+
+/// How often it is looked at who keeps which room.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often all rooms that have a log are looked at, for those that nobody told of: by one node, and by every node.
+const LIST: Duration = Duration::from_secs(5);
+const LIST_ALL: Duration = Duration::from_secs(30);
+/// How long a room waits after nodes came or drained: its keeper until then writes what it has.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// How long who gives up a room tries to write what waits.
+const LEAVING: Duration = Duration::from_millis(700);
+/// How often bars are written.
+const BARS: Duration = Duration::from_secs(1);
+/// How often open bars are published.
+const UPDATES: Duration = Duration::from_millis(250);
+/// Wait before a store or log that failed is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often all alerts are looked at, for changes that nobody told of.
+const ALERTS: Duration = Duration::from_secs(30);
+/// Messages and hits that wait to be published or kept.
+const WAITING: usize = 20_000;
+
+type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What came of a job.
+enum Done {
+    Joined(RoomName, Result<(), BrokerError>),
+    Opened(DeskKey, Result<(Option<Position>, Vec<KeptBar>), StoreError>),
+    Alerts(DeskKey, Result<Vec<Alert>, StoreError>),
+    Read(DeskKey, Result<(Read, bool), BrokerError>),
+    Appended(Vec<(DeskKey, usize)>, Result<(), StoreError>),
+    BarsKept(Vec<(DeskKey, Vec<KeptBar>)>, Result<(), StoreError>),
+    Published(Vec<Publish>, Vec<Result<Position, BrokerError>>),
+    Fired(Vec<(Hit, AlertState)>, Result<Vec<Hit>, StoreError>),
+    StatesKept(Vec<(u64, AlertState)>, Result<(), StoreError>),
+    Told(Hit, bool),
+    Listed(bool, Vec<RoomName>),
+    Nothing,
+}
+
+/// A recorded room.
+struct Known {
+    symbol: Symbol,
+    desk: Option<Desk>,
+    joined: bool,
+    turn: u64,
+    /// When a store that failed is asked again.
+    open_again: Option<Instant>,
+    alerts_again: Option<Instant>,
+    read_again: Option<Instant>,
+}
+
+pub(super) struct Floor {
+    settings: Settings,
+    means: Means,
+    rooms: FxHashMap<RoomName, Known>,
+    jobs: FuturesUnordered<Job>,
+    turns: u64,
+    nodes: Vec<String>,
+    /// When this node looked at all rooms last.
+    listed: Option<Instant>,
+    /// When a node came or drained last.
+    unsettled: Option<Instant>,
+    appending: bool,
+    append_after: Instant,
+    keeping_bars: bool,
+    bars_after: Instant,
+    publishing: bool,
+    publish_after: Instant,
+    closes: VecDeque<Publish>,
+    updates: Vec<Publish>,
+    firing: bool,
+    fire_after: Instant,
+    fired: VecDeque<(Hit, AlertState)>,
+    keeping_states: bool,
+    states: FxHashMap<u64, AlertState>,
+    untold: VecDeque<Hit>,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+/// Runs until it is told to stop.
+pub(super) async fn run(
+    settings: Settings,
+    means: Means,
+    mut inbox: mpsc::Receiver<News>,
+    mut tapped: Tapped,
+) {
+    let now = Instant::now();
+    let flush = settings.flush;
+    let mut floor = Floor {
+        settings,
+        means,
+        rooms: FxHashMap::default(),
+        jobs: FuturesUnordered::new(),
+        turns: 0,
+        nodes: Vec::new(),
+        listed: None,
+        unsettled: None,
+        appending: false,
+        append_after: now,
+        keeping_bars: false,
+        bars_after: now,
+        publishing: false,
+        publish_after: now,
+        closes: VecDeque::new(),
+        updates: Vec::new(),
+        firing: false,
+        fire_after: now,
+        fired: VecDeque::new(),
+        keeping_states: false,
+        states: FxHashMap::default(),
+        untold: VecDeque::new(),
+        stopping: None,
+    };
+    let every = |period| {
+        let mut every = interval(period);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        every
+    };
+    let (mut look, mut list, mut flush) = (every(LOOK), every(LIST), every(flush));
+    let (mut bars, mut updates, mut alerts) = (every(BARS), every(UPDATES), every(ALERTS));
+    let mut looked = Instant::now();
+    loop {
+        tokio::select! {
+            news = inbox.recv() => match news {
+                Some(news) => floor.news(news),
+                None => return,
+            },
+            Some(batch) = tapped.batches.recv() => {
+                let mut batches = vec![batch];
+                while batches.len() < super::TAPPED
+                    && let Ok(batch) = tapped.batches.try_recv()
+                {
+                    batches.push(batch);
+                }
+                for batch in &batches {
+                    floor.batch(batch);
+                }
+                if tapped.missed() {
+                    floor.check_all();
+                }
+                floor.outgoing();
+            }
+            Some(done) = floor.jobs.next(), if !floor.jobs.is_empty() => floor.done(done),
+            _ = look.tick() => {
+                // Who stood still does not know what happened meanwhile: others may have taken over.
+                if looked.elapsed() > (floor.settings.lease / 2).max(2 * LOOK) {
+                    floor.drop_all();
+                }
+                looked = Instant::now();
+                floor.look();
+                if floor.has_stopped() {
+                    return;
+                }
+            }
+            _ = list.tick() => floor.list(),
+            _ = flush.tick() => floor.append(true),
+            _ = bars.tick() => floor.keep_bars(),
+            _ = updates.tick() => floor.publish_updates(),
+            _ = alerts.tick() => floor.load_alerts(None),
+        }
+    }
+}
+
+impl Floor {
+    fn news(&mut self, news: News) {
+        match news {
+            News::Seen(room) => {
+                if let Some(symbol) = self.settings.recorded(&room) {
+                    let peers = self.means.peers.clone();
+                    let told = room.clone();
+                    self.job(async move {
+                        peers.recorded(told).await;
+                        Done::Nothing
+                    });
+                    self.know(room, symbol);
+                }
+            }
+            News::Told(room) => {
+                if let Some(symbol) = self.settings.recorded(&room) {
+                    self.know(room, symbol);
+                }
+            }
+            News::Alerts(symbol) => self.load_alerts(Some(&symbol)),
+            News::Stop(done) => self.stopping = Some(done),
+        }
+    }
+
+    fn job(&mut self, job: impl Future<Output = Done> + Send + 'static) {
+        self.jobs.push(Box::pin(job));
+    }
+
+    fn know(&mut self, room: RoomName, symbol: Symbol) {
+        let new = !self.rooms.contains_key(&room);
+        self.rooms.entry(room.clone()).or_insert_with(|| Known {
+            symbol,
+            desk: None,
+            joined: false,
+            turn: 0,
+            open_again: None,
+            alerts_again: None,
+            read_again: None,
+        });
+        if new {
+            self.look_at(&room);
+        }
+    }
+
+    /// Asks the broker for rooms that nobody told of: those of publishers that are no node, which one node tells the others
+    /// of, and those that were there before this node was.
+    fn list(&mut self) {
+        let id = self.means.peers.id();
+        let for_all = keeper("rooms", self.nodes.iter().map(String::as_str)) == Some(id);
+        if !for_all && self.listed.is_some_and(|at| at.elapsed() < LIST_ALL) {
+            return;
+        }
+        let (broker, settings) = (self.means.broker.clone(), self.settings.clone());
+        self.job(async move {
+            let Ok(rooms) = broker.rooms().await else { return Done::Nothing };
+            Done::Listed(
+                for_all,
+                rooms
+                    .into_iter()
+                    .map(|(room, _)| room)
+                    .filter(|room| settings.recorded(room).is_some())
+                    .collect(),
+            )
+        });
+    }
+
+    // ---- who keeps what ----
+
+    fn look(&mut self) {
+        let peers = &self.means.peers;
+        let serves = |member: &&Report| member.kind == Kind::Node && !member.draining;
+        let mut nodes: Vec<String> = match peers.lease() {
+            LeaseState::Held => {
+                peers.members().iter().filter(serves).map(|member| member.id.clone()).collect()
+            }
+            LeaseState::Joining | LeaseState::Lost | LeaseState::Replaced => Vec::new(),
+        };
+        if self.stopping.is_some() {
+            nodes.retain(|node| node != peers.id());
+        }
+        let lost = peers.lease() != LeaseState::Held;
+        if nodes != self.nodes {
+            let came = nodes.iter().any(|node| !self.nodes.contains(node));
+            let gave_up = self
+                .nodes
+                .iter()
+                .any(|node| !nodes.contains(node) && peers.members().iter().any(|member| member.id == *node));
+            if (came && nodes.len() > 1) || gave_up {
+                self.unsettled = Some(Instant::now());
+            }
+            self.nodes = nodes;
+            if came {
+                // Who has just come was told of nothing yet.
+                self.listed = None;
+                self.list();
+            }
+        }
+        if lost {
+            self.drop_all();
+        }
+        let rooms: Vec<_> = self.rooms.keys().cloned().collect();
+        for room in rooms {
+            self.look_at(&room);
+        }
+        for hit in std::mem::take(&mut self.untold) {
+            self.tell(hit);
+        }
+        self.means
+            .metrics
+            .market
+            .rooms
+            .set(self.rooms.values().filter(|known| known.desk.is_some()).count() as i64);
+    }
+
+    /// Takes a room or gives it up, whichever is right now, and asks again for what failed.
+    fn look_at(&mut self, room: &RoomName) {
+        let mine =
+            keeper(room.as_str(), self.nodes.iter().map(String::as_str)) == Some(self.means.peers.id());
+        let settled = self.unsettled.is_none_or(|at| at.elapsed() >= HANDOVER);
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        let now = Instant::now();
+        match (&mut known.desk, mine) {
+            (None, true) if settled => {
+                let is_market = room.as_str().starts_with(&self.settings.prefix);
+                self.turns += 1;
+                let key = DeskKey { room: room.clone(), turn: self.turns };
+                known.desk = Some(Desk::new(key, known.symbol.clone(), is_market));
+                self.join(room);
+                self.open(room);
+                self.alerts_of(room);
+            }
+            (Some(desk), false) => {
+                let since = *desk.leaving.get_or_insert(now);
+                let waits = desk.rows.as_ref().is_some_and(|rows| rows.waiting() > 0)
+                    || desk.bars.as_ref().is_some_and(|bars| !bars.unwritten().is_empty());
+                if !waits || since.elapsed() > LEAVING {
+                    self.leave(room);
+                } else {
+                    self.append(true);
+                    self.keep_bars();
+                }
+            }
+            (Some(desk), true) => {
+                desk.leaving = None;
+                let due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
+                let (opens, loads) = (due(&mut known.open_again), due(&mut known.alerts_again));
+                let reads = due(&mut known.read_again);
+                let joins = !known.joined;
+                if joins {
+                    self.join(room);
+                }
+                if opens {
+                    self.open(room);
+                }
+                if loads {
+                    self.alerts_of(room);
+                }
+                if reads {
+                    self.read(room);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn join(&mut self, room: &RoomName) {
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        self.turns += 1;
+        (known.turn, known.joined) = (self.turns, true);
+        let (fanout, room, turn) = (self.means.fanout.clone(), room.clone(), known.turn);
+        self.job(async move {
+            let result = fanout.join(room.clone(), TAP, turn).await;
+            Done::Joined(room, result)
+        });
+    }
+
+    fn leave(&mut self, room: &RoomName) {
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        known.desk = None;
+        (known.open_again, known.alerts_again, known.read_again) = (None, None, None);
+        if std::mem::take(&mut known.joined) {
+            let (fanout, room, turn) = (self.means.fanout.clone(), room.clone(), known.turn);
+            self.job(async move {
+                fanout.leave(room, TAP, turn).await;
+                Done::Nothing
+            });
+        }
+    }
+
+    fn drop_all(&mut self) {
+        let kept: Vec<_> = self
+            .rooms
+            .iter()
+            .filter(|(_, known)| known.desk.is_some())
+            .map(|(room, _)| room.clone())
+            .collect();
+        for room in kept {
+            tracing::warn!(%room, "a recorded room is given up as it is: this node stood still or lost its lease");
+            self.leave(&room);
+        }
+    }
+
+    fn has_stopped(&mut self) -> bool {
+        if self.stopping.is_none() || self.rooms.values().any(|known| known.desk.is_some()) {
+            return false;
+        }
+        if let Some(done) = self.stopping.take() {
+            let _ = done.send(());
+        }
+        true
+    }
+
+    // ---- what comes ----
+
+    fn batch(&mut self, batch: &tickmesh_protocol::batch::Batch) {
+        let room = batch.room();
+        let Some(desk) = self.rooms.get_mut(room).and_then(|known| known.desk.as_mut()) else { return };
+        if desk.leaving.is_some() {
+            return;
+        }
+        desk.offer(batch, &self.settings, &self.means.metrics.market);
+        let room = room.clone();
+        self.read(&room);
+    }
+
+    fn done(&mut self, done: Done) {
+        let again = Instant::now() + RETRY;
+        match done {
+            Done::Joined(room, Ok(())) => self.read(&room),
+            Done::Joined(room, Err(error)) => {
+                tracing::debug!(%room, %error, "a recorded room cannot be followed, will try again");
+                if let Some(known) = self.rooms.get_mut(&room) {
+                    known.joined = false;
+                }
+            }
+            Done::Opened(key, result) => self.opened(&key, result, again),
+            Done::Alerts(key, result) => {
+                let hysteresis_bp = self.settings.hysteresis_bp;
+                let Some(known) = self.of(&key) else { return };
+                match (result, &mut known.desk) {
+                    (Ok(alerts), Some(desk)) => {
+                        desk.set_alerts(alerts, hysteresis_bp);
+                        self.read(&key.room);
+                    }
+                    (Err(_), Some(desk)) if desk.watches.is_none() => known.alerts_again = Some(again),
+                    _ => {}
+                }
+            }
+            Done::Read(key, result) => self.was_read(&key, result, again),
+            Done::Appended(rows, result) => self.appended(rows, result, again),
+            Done::BarsKept(bars, result) => {
+                self.keeping_bars = false;
+                if result.is_err() {
+                    self.bars_after = again;
+                    return;
+                }
+                for (key, bars) in bars {
+                    let desk = self.of(&key).and_then(|known| known.desk.as_mut());
+                    if let Some(part) = desk.and_then(|desk| desk.bars.as_mut()) {
+                        part.written(&bars);
+                    }
+                    self.means.metrics.market.bars.inc_by(bars.len() as u64);
+                }
+            }
+            Done::Published(messages, results) => self.published(messages, results, again),
+            Done::Fired(hits, result) => self.was_fired(hits, result, again),
+            Done::StatesKept(states, result) => {
+                self.keeping_states = false;
+                if result.is_err() {
+                    self.fire_after = again;
+                    for (id, state) in states {
+                        self.states.entry(id).or_insert(state);
+                    }
+                }
+            }
+            Done::Told(_, true) | Done::Nothing => {}
+            Done::Told(hit, false) => {
+                if self.untold.len() < WAITING {
+                    self.untold.push_back(hit);
+                }
+            }
+            Done::Listed(for_all, rooms) => {
+                self.listed = Some(Instant::now());
+                for room in rooms {
+                    if !self.rooms.contains_key(&room) {
+                        self.news(if for_all { News::Seen(room) } else { News::Told(room) });
+                    }
+                }
+            }
+        }
+        self.outgoing();
+    }
+
+    /// The room with the desk that is meant, unless that was given up meanwhile.
+    fn of(&mut self, key: &DeskKey) -> Option<&mut Known> {
+        let known = self.rooms.get_mut(&key.room)?;
+        known.desk.as_ref().is_some_and(|desk| desk.key == *key).then_some(known)
+    }
+
+    fn opened(
+        &mut self,
+        key: &DeskKey,
+        result: Result<(Option<Position>, Vec<KeptBar>), StoreError>,
+        again: Instant,
+    ) {
+        let settings = self.settings.clone();
+        let Some(known) = self.of(key) else { return };
+        let Some(desk) = known.desk.as_mut().filter(|desk| desk.rows.is_none()) else { return };
+        match result {
+            Ok((stored, bars)) => {
+                desk.opened(stored, bars, &settings);
+                self.read(&key.room);
+            }
+            Err(error) => {
+                tracing::debug!(room = %key.room, %error, "a room cannot be recorded yet");
+                known.open_again = Some(again);
+            }
+        }
+    }
+
+    fn was_read(&mut self, key: &DeskKey, result: Result<(Read, bool), BrokerError>, again: Instant) {
+        let (settings, metrics) = (self.settings.clone(), self.means.metrics.market.clone());
+        let Some(known) = self.of(key) else { return };
+        let Some(desk) = known.desk.as_mut() else { return };
+        match result {
+            Ok((read, all)) => {
+                desk.catch_up(&read, all, &settings, &metrics);
+                self.append(false);
+                self.read(&key.room);
+            }
+            Err(error) => {
+                tracing::debug!(room = %key.room, %error, "a log cannot be read, will try again");
+                desk.give_up();
+                known.read_again = Some(again);
+            }
+        }
+    }
+}
