@@ -10,7 +10,7 @@ use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::message::History;
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::Classes;
-use tickmesh_protocol::session::{Command, Now, Policy, Presence, Reply, Session, Wire};
+use tickmesh_protocol::session::{Command, Now, Policy, Presence, Reply, Session, Stitched, Wire};
 
 fuzz_target!(|bytes: &[u8]| {
     let policy = Policy {
@@ -24,6 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
         connect_timeout_ms: 45_000,
+        market_prefix: "market_".into(),
+        keeps_users: true,
     };
     let mut now = Now { mono: 0, utc: 1_700_000_000_000 };
     for encoding in [Encoding::Json, Encoding::Msgpack] {
@@ -38,15 +40,27 @@ fuzz_target!(|bytes: &[u8]| {
             while let Some((ticket, command)) = session.poll_command() {
                 let position = Position { epoch: Epoch::new("e"), seq: 0 };
                 let reply = match command {
-                    Command::Subscribe { .. } | Command::History { .. } => {
-                        Reply::History(Ok(History { position, messages: Vec::new(), complete: true, began_at: 0 }))
-                    }
+                    Command::Subscribe { backfill: Some(_), .. } => Reply::Stitched(Ok(Stitched {
+                        older: Vec::new(),
+                        complete: true,
+                        history: History { position, messages: Vec::new(), complete: true, began_at: 0 },
+                    })),
+                    Command::Subscribe { .. } | Command::History { .. } => Reply::History(Ok(History {
+                        position,
+                        messages: Vec::new(),
+                        complete: true,
+                        began_at: 0,
+                    })),
                     Command::Publish(_) => Reply::Published(Ok(position)),
                     Command::Unpark(_) => Reply::Parked(None),
-                    Command::Authenticate(_) | Command::Identify(_) => Reply::Identity(Ok(Identity::user("u"))),
+                    Command::Authenticate(_) | Command::Identify(_) => {
+                        Reply::Identity(Ok(Identity::user("u")))
+                    }
                     Command::Presence(_) => {
                         Reply::Presence(Ok(Presence { count: 1, users: vec!["u".into()] }))
                     }
+                    Command::Ask { .. } => Reply::Data(Ok("{}".into())),
+                    Command::Missed(_) => Reply::Missed(vec![r#"{"alert_id":1}"#.into()]),
                     Command::Unsubscribe(_) => continue,
                 };
                 session.handle_reply(now, ticket, reply);

@@ -24,13 +24,14 @@ fuzz_target!(|bytes: &[u8]| {
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
         connect_timeout_ms: 45_000,
+        market_prefix: "market_".into(),
+        keeps_users: true,
     };
     let mut now = Now { mono: 0, utc: 1_700_000_000_000 };
     let handshake = Handshake { sid: "a".into(), pid: "b".into(), upgrades: true };
     for application in [Application::Tickmesh, Application::SocketIoSuite] {
         let policy = Arc::new(policy.clone());
-        let mut session =
-            Session::socketio(now, "s", policy.clone(), &handshake, None, application, false);
+        let mut session = Session::socketio(now, "s", policy.clone(), &handshake, None, application, false);
         let mut polling = Polling::new(4_096);
         let mut assembler = Assembler::new(4_096);
         let _ = polling.post(b"40");
@@ -47,11 +48,18 @@ fuzz_target!(|bytes: &[u8]| {
             while let Some((ticket, command)) = session.poll_command() {
                 let position = Position { epoch: Epoch::new("e"), seq: 0 };
                 let reply = match command {
-                    Command::Subscribe { .. } | Command::History { .. } => {
-                        Reply::History(Ok(History { position, messages: Vec::new(), complete: true, began_at: 0 }))
-                    }
+                    Command::Subscribe { .. } | Command::History { .. } => Reply::History(Ok(History {
+                        position,
+                        messages: Vec::new(),
+                        complete: true,
+                        began_at: 0,
+                    })),
+                    Command::Ask { .. } => Reply::Data(Ok("{}".into())),
+                    Command::Missed(_) => Reply::Missed(vec![r#"{"alert_id":1}"#.into()]),
                     Command::Publish(_) => Reply::Published(Ok(position)),
-                    Command::Authenticate(_) | Command::Identify(_) => Reply::Identity(Ok(Identity::user("u"))),
+                    Command::Authenticate(_) | Command::Identify(_) => {
+                        Reply::Identity(Ok(Identity::user("u")))
+                    }
                     Command::Unpark(_) => Reply::Parked(None),
                     Command::Presence(_) => {
                         Reply::Presence(Ok(Presence { count: 1, users: vec!["u".into()] }))

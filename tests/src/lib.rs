@@ -1,16 +1,18 @@
 //! What the tests stand on: nodes in this process ([`Sandbox`]), a WebSocket client that checks promise 1 on
-//! everything it receives ([`Client`]), real nodes and a real redis-server that may be killed ([`NodeProcess`],
-//! [`RedisServer`]) under a load that keeps account ([`Load`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
+//! everything it receives ([`Client`]), real nodes, a real redis-server and PostgreSQL that may be killed ([`NodeProcess`],
+//! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
 //! a condition ([`eventually`]).
 //!
 //! The client is built on another WebSocket library than the server, so that a mistake in the frames shows.
 
 mod client;
 mod load;
+mod postgres_server;
 mod process;
 mod raw;
 mod redis_server;
 mod sandbox;
+pub mod taos_stub;
 mod tls;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +21,8 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 
 pub use client::{Client, Followed};
 pub use load::{Account, Load, size};
-pub use process::NodeProcess;
+pub use postgres_server::PostgresServer;
+pub use process::{NodeProcess, binary};
 pub use raw::RawClient;
 pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};

@@ -125,7 +125,11 @@ impl Drop for NodeProcess {
 }
 
 /// The binary beside this test's own directory.
-fn binary() -> PathBuf {
+///
+/// # Panics
+/// When it is not built.
+#[must_use]
+pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
     let path = test.ancestors().nth(2).map(|directory| directory.join("tickmesh")).unwrap_or_default();
     assert!(path.exists(), "{} is missing: run `cargo build --package tickmesh` first", path.display());

@@ -10,6 +10,7 @@ use tickmesh_cluster::config::Config;
 use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::{Node, clock};
 use tickmesh_protocol::room::Classes;
+use tickmesh_store::Stores;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -71,7 +72,9 @@ impl Sandbox {
         change(&mut config);
         let classes = Classes::new(config.rooms.class.clone());
         let cluster = Cluster::memory(MemoryCluster::new(classes, Arc::new(|| clock::now().utc)));
-        let nodes = (1..=nodes).map(|n| Running::start(&config, &format!("n{n}"), &cluster)).collect();
+        let stores = Stores::memory(&config);
+        let start = |n| Running::start(&config, &format!("n{n}"), &cluster, stores.clone());
+        let nodes = (1..=nodes).map(start).collect();
         Self { nodes }
     }
 
@@ -166,14 +169,14 @@ impl Sandbox {
 }
 
 impl Running {
-    fn start(config: &Config, id: &str, cluster: &Cluster) -> Self {
+    fn start(config: &Config, id: &str, cluster: &Cluster, stores: Stores) -> Self {
         let (stop, stopping) = oneshot::channel::<()>();
         let (told, stopped) = mpsc::channel(1);
         let (started, address) = std::sync::mpsc::channel();
         let (config, id, cluster) = (config.clone(), id.to_owned(), cluster.clone());
         let thread = std::thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                let node = Node::start(&config, &id, cluster.seat(&id), |_| {});
+                let node = Node::start(&config, &id, cluster.seat(&id), stores, |_| {});
                 let node = node.unwrap_or_else(|error| panic!("{error}"));
                 node.joined(DEADLINE).await;
                 let _ = started.send(node.address());
