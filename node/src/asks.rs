@@ -4,9 +4,10 @@
 
 use serde_json::{Value, json};
 use tickmesh_protocol::error::Failure;
-use tickmesh_protocol::market::{Ask, DataType, MarketQuery, Period, Timeframe, room_of};
+use tickmesh_protocol::market::{Ask, DataType, MarketQuery, Period, Symbol, Timeframe, room_of};
+use tickmesh_protocol::message::Replay;
 use tickmesh_store::guard::Guarded;
-use tickmesh_store::relational::Relational;
+use tickmesh_store::relational::{AlertState, Relational};
 use tickmesh_store::series::{BarQuery, KeptBar, Row, Select, TimeSeries};
 
 use crate::clock;
@@ -43,8 +44,9 @@ impl Shared {
                 json!({ "alerts": alerts, "hits": hits })
             }
             Ask::CreateAlert(spec) => {
-                let (now, most) = (clock::now().utc, self.max_alerts);
-                let create = self.users()?.call(|users| users.alerts.create(user_id, &spec, now, most));
+                let (users, now, most) = (self.users()?, clock::now().utc, self.max_alerts);
+                let state = self.beginning(&spec.symbol).await?;
+                let create = users.call(|users| users.alerts.create(user_id, &spec, &state, now, most));
                 let alert = create.await?.ok_or_else(|| too_many("too many alerts", most))?;
                 self.peers.alerts_changed(spec.symbol).await;
                 json!(alert)
@@ -70,6 +72,15 @@ impl Shared {
             }
         };
         Ok(value.to_string())
+    }
+
+    /// How a new alert stands: it counts what is published from now on, and nothing that was before.
+    async fn beginning(&self, symbol: &Symbol) -> Result<AlertState, Failure> {
+        let room = room_of(&self.policy.market_prefix, symbol)?;
+        let position = self.broker.history(&room, Replay::Nothing).await?.position;
+        // A room that has no log yet has nothing that came before.
+        let at = Some(position).filter(|at| at.seq > 0 && !at.epoch.as_str().is_empty());
+        Ok(AlertState { side: 0, armed: true, at })
     }
 
     /// Hits of a user that are not acknowledged, as JSON text. None where that cannot be found out: they are told to the next

@@ -113,7 +113,7 @@ pub struct AlertState {
     pub side: i8,
     /// It fires at the next chance.
     pub armed: bool,
-    /// The message at which it became so; none while nothing was seen.
+    /// The message at which it became so; none before the first of its room.
     pub at: Option<Position>,
 }
 
@@ -145,11 +145,12 @@ pub struct Alert {
 /// * No user has more than the `most` of any call that was answered with `Ok`, also where calls for one user meet.
 #[async_trait]
 pub trait Alerts: Send + Sync + 'static {
-    /// Makes an alert; `None` if the user has `most` already.
+    /// Makes an alert that stands so; `None` if the user has `most` already.
     async fn create(
         &self,
         user_id: &str,
         spec: &AlertSpec,
+        state: &AlertState,
         now: u64,
         most: usize,
     ) -> Result<Option<Alert>, StoreError>;

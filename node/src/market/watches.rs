@@ -44,11 +44,8 @@ impl Watches {
         let mut known = std::mem::take(&mut self.alerts);
         for alert in alerts.into_iter().filter(|alert| alert.active) {
             let held = known.remove(&alert.id).unwrap_or_else(|| {
-                let AlertState { side, armed, at } = &alert.state;
-                let watch = match at {
-                    Some(_) => Watch::restored(alert.spec.clone(), self.hysteresis_bp, *side, *armed),
-                    None => Watch::new(alert.spec.clone(), self.hysteresis_bp),
-                };
+                let AlertState { side, armed, .. } = alert.state;
+                let watch = Watch::restored(alert.spec.clone(), self.hysteresis_bp, side, armed);
                 (alert, watch)
             });
             self.alerts.insert(held.0.id, held);

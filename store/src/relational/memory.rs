@@ -140,11 +140,13 @@ impl Alerts for MemoryRelational {
         &self,
         user_id: &str,
         spec: &AlertSpec,
+        state: &AlertState,
         now: u64,
         most: usize,
     ) -> Result<Option<Alert>, StoreError> {
         rules::user(user_id)?;
         rules::spec(spec)?;
+        rules::state(state)?;
         let mut data = self.data.lock();
         if data.alerts.values().filter(|alert| alert.user_id == user_id).count() >= most {
             return Ok(None);
@@ -156,7 +158,7 @@ impl Alerts for MemoryRelational {
             spec: spec.clone(),
             created_at: now,
             active: true,
-            state: AlertState::default(),
+            state: state.clone(),
         };
         data.alerts.insert(alert.id, alert.clone());
         Ok(Some(alert))

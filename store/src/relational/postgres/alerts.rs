@@ -24,8 +24,9 @@ macro_rules! columns {
 /// New alerts of one user take turns, as those who add to a watchlist do.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(2, hashtext($1))";
 const CREATE: &str = concat!(
-    "INSERT INTO alerts (user_id, symbol, field, op, value, once, created_at) \
-     SELECT $1, $2, $3, $4, $5, $6, $7 WHERE (SELECT count(*) FROM alerts WHERE user_id = $1) < $8 RETURNING ",
+    "INSERT INTO alerts (user_id, symbol, field, op, value, once, created_at, side, armed, epoch, seq) \
+     SELECT $1, $2, $3, $4, $5, $6, $7, $9, $10, $11, $12 \
+     WHERE (SELECT count(*) FROM alerts WHERE user_id = $1) < $8 RETURNING ",
     columns!()
 );
 const DELETE: &str = "DELETE FROM alerts WHERE id = $2 AND user_id = $1 RETURNING id";
@@ -50,6 +51,7 @@ pub(super) const LOCK_ACTIVE: &str = concat!(
 struct Create<'a> {
     user_id: &'a str,
     spec: &'a AlertSpec,
+    state: &'a AlertState,
     now: i64,
     most: i64,
 }
@@ -62,8 +64,13 @@ impl Work for Create<'_> {
         rows(transaction, LOCK, &[&self.user_id]).await?;
         let AlertSpec { symbol, field, op, value, once } = self.spec;
         let (symbol, op) = (symbol.as_str(), op.as_str());
-        let parameters: Parameters<'_> =
-            &[&self.user_id, &symbol, field, &op, value, once, &self.now, &self.most];
+        let AlertState { side, armed, at } = self.state;
+        let side = i16::from(*side);
+        let (epoch, seq) = (at.as_ref().map(|at| at.epoch.as_str()), at.as_ref().map(|at| bigint(at.seq)));
+        #[rustfmt::skip]
+        let parameters: Parameters<'_> = &[
+            &self.user_id, &symbol, field, &op, value, once, &self.now, &self.most, &side, armed, &epoch, &seq,
+        ];
         let created = rows(transaction, CREATE, parameters).await?;
         Ok(created.first().map(alert).transpose()?)
     }
@@ -75,12 +82,15 @@ impl Alerts for Postgres {
         &self,
         user_id: &str,
         spec: &AlertSpec,
+        state: &AlertState,
         now: u64,
         most: usize,
     ) -> Result<Option<Alert>, StoreError> {
         rules::user(user_id)?;
         rules::spec(spec)?;
-        self.transact(&Create { user_id, spec, now: bigint(now), most: bigint(most as u64) }).await
+        rules::state(state)?;
+        let (now, most) = (bigint(now), bigint(most as u64));
+        self.transact(&Create { user_id, spec, state, now, most }).await
     }
 
     async fn delete(&self, user_id: &str, id: u64) -> Result<bool, StoreError> {

@@ -18,7 +18,11 @@ pub async fn alerts(store: &dyn Alerts) {
 }
 
 async fn created(store: &dyn Alerts, user: &str, spec: &AlertSpec) -> Alert {
-    store.create(user, spec, NOW, usize::MAX).await.expect("answered").expect("created")
+    store
+        .create(user, spec, &AlertState::default(), NOW, usize::MAX)
+        .await
+        .expect("answered")
+        .expect("created")
 }
 
 async fn only(store: &dyn Alerts, user: &str) -> Alert {
@@ -31,7 +35,11 @@ async fn lists(store: &dyn Alerts) {
     let of_user = async |user: &str| store.of_user(user).await.expect("listed");
     let of_symbol = async |name: &str| store.of_symbol(&symbol(name)).await.expect("listed");
     assert!(of_user("u").await.is_empty());
-    assert_eq!(store.create("u", &spec("A", true), NOW, 0).await, Ok(None), "none fits");
+    assert_eq!(
+        store.create("u", &spec("A", true), &AlertState::default(), NOW, 0).await,
+        Ok(None),
+        "none fits"
+    );
     let a = created(store, "u", &spec("A", true)).await;
     let expected = Alert {
         id: a.id,
@@ -42,10 +50,19 @@ async fn lists(store: &dyn Alerts) {
         state: AlertState::default(),
     };
     assert_eq!(a, expected);
+    let at = state(0, true, position("log", 7));
+    let begun =
+        store.create("begun", &spec("A", true), &at, NOW, 1).await.expect("answered").expect("created");
+    assert_eq!((&begun.state, &only(store, "begun").await), (&at, &begun), "it begins where it was told");
+    assert_eq!(store.delete("begun", begun.id).await, Ok(true));
     let b = created(store, "u", &spec("B", false)).await;
     let of_v = created(store, "v", &spec("A", false)).await;
     assert!(0 < a.id && a.id < b.id && b.id < of_v.id, "ids rise");
-    assert_eq!(store.create("u", &spec("C", true), NOW, 2).await, Ok(None), "two are there");
+    assert_eq!(
+        store.create("u", &spec("C", true), &AlertState::default(), NOW, 2).await,
+        Ok(None),
+        "two are there"
+    );
     assert_eq!(of_user("u").await, [a.clone(), b.clone()]);
     assert_eq!(of_symbol("A").await, [a.clone(), of_v.clone()], "of all users");
     assert!(of_symbol("C").await.is_empty());
@@ -54,7 +71,11 @@ async fn lists(store: &dyn Alerts) {
     assert_eq!(store.delete("u", b.id).await, Ok(true));
     assert_eq!(store.delete("u", b.id).await, Ok(false), "gone already");
     assert_eq!(store.delete("u", u64::MAX).await, Ok(false), "never there");
-    let c = store.create("u", &spec("C", true), NOW, 2).await.expect("answered").expect("there is room");
+    let c = store
+        .create("u", &spec("C", true), &AlertState::default(), NOW, 2)
+        .await
+        .expect("answered")
+        .expect("there is room");
     assert!(c.id > of_v.id, "ids are never used again");
     assert_eq!(of_user("u").await, [a.clone(), c.clone()]);
     for id in [a.id, c.id] {
@@ -112,8 +133,8 @@ async fn states(store: &dyn Alerts) {
 
 /// Where calls meet, no user gets too many, and no id comes twice.
 async fn meeting(store: &dyn Alerts) {
-    let (most, spec) = (MANY / 3, spec("MANY", false));
-    let created = join_all((0..MANY).map(|_| store.create("many", &spec, NOW, most))).await;
+    let (most, spec, begin) = (MANY / 3, spec("MANY", false), AlertState::default());
+    let created = join_all((0..MANY).map(|_| store.create("many", &spec, &begin, NOW, most))).await;
     let mut ids: Vec<_> =
         created.into_iter().filter_map(|answer| answer.expect("answered")).map(|alert| alert.id).collect();
     ids.sort_unstable();
@@ -128,7 +149,9 @@ async fn hostile_texts(store: &dyn Alerts) {
     for text in hostile() {
         let field = AlertSpec { field: text.clone(), ..spec("H", false) };
         for (user, spec) in [(&text[..], spec("H", false)), ("hostile field", field)] {
-            if let Some(alert) = done_or_refused(store.create(user, &spec, NOW, 99).await).flatten() {
+            if let Some(alert) =
+                done_or_refused(store.create(user, &spec, &AlertState::default(), NOW, 99).await).flatten()
+            {
                 kept += 1;
                 assert_eq!(only(store, user).await, alert, "as it was given");
                 let at = state(1, true, position(&text, 3));
@@ -153,5 +176,9 @@ async fn hostile_texts(store: &dyn Alerts) {
         assert_eq!(store.delete("extreme", alert.id).await, Ok(true));
     }
     let endless = AlertSpec { value: f64::INFINITY, ..spec("H", true) };
-    assert_eq!(done_or_refused(store.create("extreme", &endless, NOW, 9).await), None, "not finite");
+    assert_eq!(
+        done_or_refused(store.create("extreme", &endless, &AlertState::default(), NOW, 9).await),
+        None,
+        "not finite"
+    );
 }

@@ -19,7 +19,8 @@ pub async fn hits(store: &Relational) {
 }
 
 async fn alert(store: &Relational, user: &str, once: bool) -> Alert {
-    let created = store.alerts.create(user, &spec("HIT", once), NOW, usize::MAX).await;
+    let created =
+        store.alerts.create(user, &spec("HIT", once), &AlertState::default(), NOW, usize::MAX).await;
     created.expect("answered").expect("created")
 }
 
