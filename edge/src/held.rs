@@ -14,23 +14,23 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use tickmesh_protocol::frame::{Assembler, Incoming, Opcode, put_close, put_frame};
-use tickmesh_protocol::socketio::engine::Packet;
-use tickmesh_protocol::socketio::polling::{Polling, Refusal};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tickmesh_protocol::socketio::polling::{Polled, Polling, Refusal};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::socket::Socket;
 
+mod probe;
+
+pub use probe::Upgrade;
+
 /// How long the last words of a session wait for a poll.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-/// In which a WebSocket that asks to be the transport has to become it.
-const UPGRADE: Duration = Duration::from_secs(10);
-/// Largest packet of a WebSocket that is not the transport yet.
-const MAX_PROBE: usize = 256;
+/// How long what came behind its client's WebSocket waits for that to become the transport.
+const UPGRADING: Duration = Duration::from_millis(100);
 
-/// The sessions on long-polling of one process, by their Engine.IO session ids.
+/// The sessions of one process that began on long-polling, by their Engine.IO session ids.
 #[derive(Debug, Default)]
 pub struct Lines {
     by_sid: Mutex<HashMap<String, Arc<Line>>>,
@@ -46,6 +46,8 @@ pub struct Line {
     poll: Notify,
     /// Wakes the post that waits.
     post: Notify,
+    /// Wakes the WebSockets that found another one there.
+    others: Notify,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Lines {
             session: AtomicWaker::new(),
             poll: Notify::new(),
             post: Notify::new(),
+            others: Notify::new(),
         });
         self.by_sid.lock().insert(sid.clone(), line.clone());
         let (lines, rest) = (self.clone(), BytesMut::new());
@@ -105,13 +108,27 @@ impl Line {
         }
         begun?;
         let mut waiting = Waiting { line: self, answered: false };
+        let mut until = None;
         loop {
-            if let Some(payload) = self.state.lock().polling.poll() {
-                waiting.answered = true;
-                self.session.wake();
-                return Ok(payload);
+            let polled = self.state.lock().polling.poll();
+            match polled {
+                Polled::Payload(payload) => {
+                    waiting.answered = true;
+                    self.session.wake();
+                    return Ok(payload);
+                }
+                Polled::Refused(refusal) => {
+                    waiting.answered = true;
+                    return Err(refusal);
+                }
+                Polled::Waits => self.poll.notified().await,
+                Polled::WaitsBriefly => {
+                    let until = *until.get_or_insert_with(|| Instant::now() + UPGRADING);
+                    if timeout_at(until, self.poll.notified()).await.is_err() {
+                        self.state.lock().polling.hurry_poll();
+                    }
+                }
             }
-            self.poll.notified().await;
         }
     }
 
@@ -146,18 +163,6 @@ impl Line {
             self.post.notified().await;
         }
     }
-
-    /// Lets a WebSocket of the client take over when it asks to. `early` is what came behind its handshake.
-    ///
-    /// # Errors
-    /// When the WebSocket is lost or does not keep to the protocol; the session goes on with requests.
-    pub async fn upgrade(&self, socket: Socket, early: &[u8]) -> io::Result<()> {
-        let mut probe = Probe { line: self, began: false, done: false };
-        match timeout(UPGRADE, probe.run(socket, early)).await {
-            Ok(result) => result,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
 }
 
 /// A poll that may be dropped: its client is gone then, with whatever it was about to be given.
@@ -186,91 +191,6 @@ impl Drop for Posting<'_> {
     }
 }
 
-/// A WebSocket that is not the transport yet.
-struct Probe<'l> {
-    line: &'l Line,
-    began: bool,
-    done: bool,
-}
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        if !self.began || self.done {
-            return;
-        }
-        let mut state = self.line.state.lock();
-        if state.polling.is_upgraded() {
-            // What was taken from the session for it is lost: so is the connection.
-            state.polling.close();
-        } else {
-            state.polling.abandon();
-        }
-        drop(state);
-        self.line.session.wake();
-    }
-}
-
-impl Probe<'_> {
-    async fn run(&mut self, mut socket: Socket, early: &[u8]) -> io::Result<()> {
-        let mut assembler = Assembler::new(MAX_PROBE);
-        let mut input = early.to_vec();
-        loop {
-            let (mut out, mut upgrade, mut bad) = (BytesMut::new(), false, false);
-            let fed = assembler.feed(&mut input, |incoming| {
-                match incoming {
-                    Incoming::Text(text) => match Packet::parse(text) {
-                        Ok(Packet::Ping(probe)) => {
-                            put_frame(&mut out, Opcode::Text, format!("3{probe}").as_bytes());
-                        }
-                        Ok(Packet::Upgrade) => upgrade = true,
-                        _ => bad = true,
-                    },
-                    Incoming::Ping(payload) => put_frame(&mut out, Opcode::Pong, payload),
-                    Incoming::Pong(_) => {}
-                    Incoming::Binary(_) | Incoming::Close(_) => bad = true,
-                }
-                !upgrade && !bad
-            });
-            if bad || fed.is_err() || ((!out.is_empty() || upgrade) && !self.begin()) {
-                put_close(&mut out, 1002, "no upgrade");
-                socket.write_all(&out).await?;
-                return socket.shutdown().await;
-            }
-            socket.write_all(&out).await?;
-            socket.flush().await?;
-            if upgrade {
-                return self.finish(socket, &assembler.into_rest()).await;
-            }
-            input.resize(1_024, 0);
-            let read = socket.read(&mut input).await?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            input.truncate(read);
-        }
-    }
-
-    fn begin(&mut self) -> bool {
-        if !self.began {
-            self.began = self.line.state.lock().polling.probe();
-            // The poll that waits is let go, so that the client can stop.
-            self.line.poll.notify_one();
-        }
-        self.began
-    }
-
-    async fn finish(&mut self, mut socket: Socket, rest: &[u8]) -> io::Result<()> {
-        let down = self.line.state.lock().polling.upgrade(rest);
-        let Some(down) = down else { return socket.shutdown().await };
-        socket.write_all(&down).await?;
-        socket.flush().await?;
-        self.line.state.lock().successor = Some(socket);
-        self.done = true;
-        self.line.session.wake();
-        Ok(())
-    }
-}
-
 impl Held {
     /// The WebSocket, if it goes on with that.
     pub(crate) fn upgraded(&self) -> Option<&Socket> {
@@ -286,7 +206,6 @@ impl Held {
                 self.rest = state.polling.take_rest();
                 drop(state);
                 self.line.post.notify_one();
-                self.lines.by_sid.lock().remove(&self.sid);
             }
         }
         self.upgraded.as_mut()
@@ -360,6 +279,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.upgraded.is_some() {
+            self.lines.by_sid.lock().remove(&self.sid);
             return;
         }
         self.line.state.lock().polling.close();

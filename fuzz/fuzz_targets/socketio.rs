@@ -10,7 +10,7 @@ use tickmesh_protocol::message::History;
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::Classes;
 use tickmesh_protocol::session::{Application, Command, Handshake, Now, Policy, Presence, Reply, Session};
-use tickmesh_protocol::socketio::polling::Polling;
+use tickmesh_protocol::socketio::polling::{Polled, Polling};
 
 fuzz_target!(|bytes: &[u8]| {
     let policy = Policy {
@@ -74,7 +74,7 @@ fuzz_target!(|bytes: &[u8]| {
                 polling.give_down(&sent);
             }
             if polling.begin_poll().is_ok() {
-                while polling.poll().is_some() && !polling.is_closed() {}
+                while matches!(polling.poll(), Polled::Payload(_)) && !polling.is_closed() {}
                 polling.end_poll();
             }
         }

@@ -2,13 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
 use actix_web::web::{self, Bytes, ThinData};
 use actix_web::{HttpRequest, HttpResponse};
 use tickmesh_edge::handshake::{self, Http, Refused};
-use tickmesh_edge::held::Line;
+use tickmesh_edge::held::Upgrade;
 use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
 use tickmesh_edge::socketio::{self, Asked, Bad, Polls};
@@ -60,7 +59,7 @@ pub(crate) enum Accepted {
     /// A session begins on it.
     Begins(Asked, SocketAddr, ConnectionGuard),
     /// It is to be the transport of a session on long-polling.
-    Upgrades(Arc<Line>),
+    Upgrades(Upgrade),
     /// The same, of a session that lives at the gateway with this address.
     Elsewhere(String, ConnectionGuard),
 }
@@ -83,7 +82,7 @@ pub(crate) fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuil
             return Ok((response, Accepted::Elsewhere(address, admit()?)));
         }
         let line = worker.lines.find(sid).ok_or_else(handshake::unknown_sid)?;
-        return Ok((response, Accepted::Upgrades(line)));
+        return Ok((response, Accepted::Upgrades(line.upgrade())));
     }
     let guard = admit()?;
     Ok((response, Accepted::Begins(asked, remote, guard)))
@@ -103,9 +102,9 @@ pub(crate) async fn start(
     let (socket, early) = handshake::accept(http, response).await?;
     match accepted {
         Accepted::Elsewhere(..) => {}
-        Accepted::Upgrades(line) => {
+        Accepted::Upgrades(upgrade) => {
             actix_rt::spawn(async move {
-                if let Err(error) = line.upgrade(socket, &early).await {
+                if let Err(error) = upgrade.run(socket, &early).await {
                     tracing::debug!(%error, "a client did not upgrade");
                 }
             });

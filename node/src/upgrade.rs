@@ -107,10 +107,10 @@ fn accept_socketio(
     let response = handshake::websocket(request)?;
     handshake::check_origin(&worker.origins, request)?;
     if let Some(sid) = asked.sid {
-        let line = worker.lines.find(&sid).ok_or_else(handshake::unknown_sid)?;
+        let upgrade = worker.lines.find(&sid).ok_or_else(handshake::unknown_sid)?.upgrade();
         let start: Start = Box::new(move |stream, early| {
             actix_rt::spawn(async move {
-                if let Err(error) = line.upgrade(stream, &early).await {
+                if let Err(error) = upgrade.run(stream, &early).await {
                     tracing::debug!(%error, "a client did not upgrade");
                 }
             });

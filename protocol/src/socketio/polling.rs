@@ -2,12 +2,13 @@
 //! a WebSocket when the client has made one
 //! (<https://socket.io/docs/v4/engine-io-protocol/#upgrade>).
 //!
-//! Invariants: one poll and one post at a time, a second one ends the session; what one transport was given the other is
-//! not; both directions are bounded. It must not know HTTP, and looks at the kind of a packet only.
+//! Invariants: one poll, one post and one WebSocket at a time, a second poll or post ends the session; what one transport
+//! was given the other is not; both directions are bounded. It must not know HTTP, and looks at the kind of a packet only.
 
 use bytes::BytesMut;
 
 use super::engine::{self, Part, SEPARATOR};
+use crate::close::CloseCode;
 use crate::frame::{self, Opcode, decode_header};
 
 /// Bytes for the client beyond which the session has to wait.
@@ -26,6 +27,26 @@ pub struct Polling {
     waiting: bool,
     /// Another poll came while one waited.
     doubled: bool,
+    /// The client ended the session itself.
+    left: bool,
+    /// A WebSocket is there that may become the transport.
+    offered: bool,
+    /// The request that waits came when it was there already.
+    late: bool,
+}
+
+/// What becomes of a request that wants packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Polled {
+    /// It is answered with this payload.
+    Payload(Vec<u8>),
+    /// It is not served any more.
+    Refused(Refusal),
+    /// It waits for packets.
+    Waits,
+    /// It waits for its client's WebSocket to become the transport, but not for long:
+    /// [`hurry_poll`](Polling::hurry_poll) ends that.
+    WaitsBriefly,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +79,17 @@ impl Polling {
     /// Nothing said yet. Answers have at most `max_payload` bytes, or one packet.
     #[must_use]
     pub fn new(max_payload: usize) -> Self {
-        let (up, down) = Default::default();
-        Self { up, down, max_payload, stage: Stage::Polling, waiting: false, doubled: false }
+        Self {
+            up: BytesMut::new(),
+            down: BytesMut::new(),
+            max_payload,
+            stage: Stage::Polling,
+            waiting: false,
+            doubled: false,
+            left: false,
+            offered: false,
+            late: false,
+        }
     }
 
     // ---- the session's side ----
@@ -109,6 +139,11 @@ impl Polling {
     /// # Errors
     /// [`Refusal::Second`] where one waits already; that one is to be answered, too: the session is over.
     pub fn begin_poll(&mut self) -> Result<(), Refusal> {
+        if self.timed_out() {
+            // Who kept silent for so long counts as gone: nothing of this session reaches anybody any more.
+            self.down.clear();
+            self.close();
+        }
         match self.stage {
             Stage::Closed if !self.down.is_empty() => {}
             Stage::Upgraded | Stage::Closed => return Err(Refusal::Unknown),
@@ -120,6 +155,7 @@ impl Polling {
             return Err(Refusal::Second);
         }
         self.waiting = true;
+        self.late = self.offered;
         Ok(())
     }
 
@@ -128,11 +164,18 @@ impl Polling {
         self.waiting = false;
     }
 
-    /// A payload for the request that waits.
-    pub fn poll(&mut self) -> Option<Vec<u8>> {
+    /// The request that waits has waited long enough for the client's WebSocket.
+    pub fn hurry_poll(&mut self) {
+        self.late = false;
+    }
+
+    /// What becomes of the request that waits.
+    pub fn poll(&mut self) -> Polled {
         if self.doubled {
-            return Some(b"1".to_vec());
+            return Polled::Payload(b"1".to_vec());
         }
+        // Who ends the session needs not be told: what waits for packets is just let go.
+        let end = if self.left { b'6' } else { b'1' };
         let mut payload = Vec::new();
         while let Ok(Some(header)) = decode_header(&self.down) {
             let length = header.header_len + header.payload_len as usize;
@@ -146,16 +189,34 @@ impl Polling {
             }
             match header.opcode {
                 Opcode::Binary => engine::put_binary(&mut payload, &frame[header.header_len..]),
-                Opcode::Close => payload.push(b'1'),
+                Opcode::Close => payload.push(end),
                 _ => payload.extend_from_slice(&frame[header.header_len..]),
             }
         }
         match self.stage {
-            _ if !payload.is_empty() => Some(payload),
-            Stage::Probing => Some(b"6".to_vec()),
-            Stage::Closed => Some(b"1".to_vec()),
-            Stage::Polling | Stage::Upgraded => None,
+            _ if !payload.is_empty() => Polled::Payload(payload),
+            Stage::Closed => Polled::Payload(vec![end]),
+            Stage::Polling => Polled::Waits,
+            // Clients upgrade when no poll of theirs waits; the one that came last may have been overtaken by it.
+            Stage::Probing if self.late => Polled::WaitsBriefly,
+            Stage::Upgraded if self.late => Polled::Refused(Refusal::Unknown),
+            Stage::Probing | Stage::Upgraded => Polled::Payload(b"6".to_vec()),
         }
+    }
+
+    /// Whether the session ended because its client kept silent.
+    fn timed_out(&self) -> bool {
+        let mut rest = &self.down[..];
+        while let Ok(Some(header)) = decode_header(rest) {
+            let end =
+                usize::try_from(header.payload_len).ok().and_then(|len| len.checked_add(header.header_len));
+            let Some((frame, behind)) = end.and_then(|end| rest.split_at_checked(end)) else { return false };
+            if header.opcode == Opcode::Close {
+                return frame[header.header_len..].starts_with(&CloseCode::Idle.code().to_be_bytes());
+            }
+            rest = behind;
+        }
+        false
     }
 
     /// A request brings packets.
@@ -171,6 +232,7 @@ impl Polling {
             return Err(Refusal::Payload);
         };
         for part in parts {
+            self.left |= matches!(part, Part::Text(text) if text.starts_with('1'));
             match part {
                 Part::Text(text) => self.put_up(Opcode::Text, text.as_bytes()),
                 Part::Binary(bytes) => self.put_up(Opcode::Binary, &bytes),
@@ -184,9 +246,22 @@ impl Polling {
         frame::put_masked(&mut self.up, opcode, payload, [0; 4]);
     }
 
-    /// A WebSocket of this client asks to be its transport. False where that is not possible.
+    /// A WebSocket of this client is there. False where it is one too many.
+    pub fn offer(&mut self) -> bool {
+        let may = self.stage == Stage::Polling && !self.offered;
+        self.offered |= may;
+        may
+    }
+
+    /// Whether a WebSocket is there of which it is open what becomes.
+    #[must_use]
+    pub fn is_offered(&self) -> bool {
+        self.offered && matches!(self.stage, Stage::Polling | Stage::Probing)
+    }
+
+    /// It asks to be the transport. False where that is not possible.
     pub fn probe(&mut self) -> bool {
-        let may = self.stage == Stage::Polling;
+        let may = self.stage == Stage::Polling && self.offered;
         if may {
             self.stage = Stage::Probing;
         }
@@ -195,6 +270,7 @@ impl Polling {
 
     /// The WebSocket is gone before it became the transport.
     pub fn abandon(&mut self) {
+        self.offered = false;
         if self.stage == Stage::Probing {
             self.stage = Stage::Polling;
         }
@@ -234,7 +310,10 @@ mod tests {
     }
 
     fn polled(polling: &mut Polling) -> Option<String> {
-        polling.poll().map(|bytes| String::from_utf8(bytes).unwrap())
+        match polling.poll() {
+            Polled::Payload(bytes) => Some(String::from_utf8(bytes).unwrap()),
+            _ => None,
+        }
     }
 
     #[test]
@@ -291,8 +370,11 @@ mod tests {
         let mut polling = Polling::new(100);
         polling.post(b"4a\x1e4b").unwrap();
         polling.begin_poll().unwrap();
+        assert!(!polling.probe(), "no WebSocket is there");
+        assert!(polling.offer());
+        assert!(!polling.offer(), "one at a time");
+        assert_eq!(polled(&mut polling), None);
         assert!(polling.probe());
-        assert!(!polling.probe(), "one at a time");
         assert_eq!(polled(&mut polling).unwrap(), "6", "the poll that waits is let go");
         polling.end_poll();
         text(&mut polling, "4c");
@@ -316,11 +398,77 @@ mod tests {
     #[test]
     fn a_probe_that_goes_away_changes_nothing() {
         let mut polling = Polling::new(100);
-        assert!(polling.probe());
+        assert!(polling.offer() && polling.probe() && polling.is_offered());
         polling.abandon();
+        assert!(!polling.is_offered());
         text(&mut polling, "4a");
         assert_eq!(polled(&mut polling).unwrap(), "4a");
         assert!(polling.upgrade(b"").is_none());
+        assert!(polling.offer(), "there may be another");
+    }
+
+    #[test]
+    fn a_poll_that_waits_is_let_go_even_by_an_upgrade_that_is_over_at_once() {
+        let mut polling = Polling::new(100);
+        polling.begin_poll().unwrap();
+        assert!(polling.offer() && polling.probe());
+        polling.upgrade(b"").unwrap();
+        assert_eq!(polled(&mut polling).unwrap(), "6");
+    }
+
+    #[test]
+    fn a_poll_that_comes_behind_the_websocket_waits_for_what_becomes_of_that() {
+        let mut polling = Polling::new(100);
+        assert!(polling.offer());
+        polling.begin_poll().unwrap();
+        assert_eq!(polling.poll(), Polled::Waits);
+        assert!(polling.probe());
+        assert_eq!(polling.poll(), Polled::WaitsBriefly);
+        text(&mut polling, "4a");
+        assert_eq!(polled(&mut polling).unwrap(), "4a", "packets do not wait");
+        polling.hurry_poll();
+        assert_eq!(polled(&mut polling).unwrap(), "6");
+        polling.end_poll();
+        polling.begin_poll().unwrap();
+        polling.upgrade(b"").unwrap();
+        assert_eq!(polling.poll(), Polled::Refused(Refusal::Unknown));
+    }
+
+    #[test]
+    fn who_leaves_is_let_go_and_told_nothing() {
+        for waits in [true, false] {
+            let mut polling = Polling::new(100);
+            if waits {
+                polling.begin_poll().unwrap();
+            }
+            polling.post(b"4a\x1e1").unwrap();
+            let mut end = BytesMut::new();
+            frame::put_close(&mut end, CloseCode::Normal.code(), "");
+            polling.give_down(&end);
+            polling.close();
+            if !waits {
+                polling.begin_poll().unwrap();
+            }
+            assert_eq!(polled(&mut polling).unwrap(), "6");
+            polling.end_poll();
+            assert_eq!(polling.begin_poll(), Err(Refusal::Unknown));
+        }
+    }
+
+    #[test]
+    fn who_kept_silent_too_long_is_told_nothing_more() {
+        for closed in [true, false] {
+            let mut polling = Polling::new(100);
+            text(&mut polling, "2");
+            let mut end = BytesMut::new();
+            frame::put_close(&mut end, CloseCode::Idle.code(), CloseCode::Idle.reason());
+            polling.give_down(&end);
+            if closed {
+                polling.close();
+            }
+            assert_eq!(polling.begin_poll(), Err(Refusal::Unknown));
+            assert!(polling.is_closed());
+        }
     }
 
     #[test]
