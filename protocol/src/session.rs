@@ -304,7 +304,7 @@ impl Session {
             let failure = Failure::new(ErrorCode::AuthTokenExpired, "the token expired");
             self.reject(now, None, None, &failure);
             self.close(CloseCode::TokenExpired);
-        } else if now.mono >= self.last_heard + self.policy.ping_timeout_ms {
+        } else if now.mono >= self.silent_until() {
             self.close(CloseCode::Idle);
         } else if self.entry_deadline().is_some_and(|at| at <= now.mono) {
             self.close(CloseCode::Policy);
@@ -317,6 +317,7 @@ impl Session {
             frame::put_frame(&mut frame, Opcode::Ping, &now.mono.to_be_bytes());
             self.push(frame.freeze(), Kind::Answer, None, None);
         }
+        self.send_later(now.mono);
         let due: Vec<_> = self.retries.extract_if(.., |(at, ..)| *at <= now.mono).collect();
         for (_, room, from) in due {
             self.catch_up_from(room, from);
@@ -403,11 +404,14 @@ impl Session {
         if self.ending.is_some() {
             return None;
         }
-        let alive = self.next_ping.min(self.last_heard + self.policy.ping_timeout_ms);
+        let alive = self.next_ping.min(self.silent_until());
         let expiry = self.identity.expires_at.map(|at| now.mono + at.saturating_sub(now.utc));
         let held = self.held.peek().map(|Reverse((at, _))| *at);
         let retry = self.retries.iter().map(|(at, ..)| *at).min();
-        [Some(alive), expiry, held, retry, self.entry_deadline()].into_iter().flatten().min()
+        [Some(alive), expiry, held, retry, self.entry_deadline(), self.suite_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     // ---- inside ----
@@ -421,6 +425,12 @@ impl Session {
                 self.reject(now, id, trace, &rejected.failure);
             }
         }
+    }
+
+    /// When the client counts as gone, unless something comes from it.
+    fn silent_until(&self) -> u64 {
+        let early = self.face.as_ref().map_or(0, |face| face.early_ms());
+        self.last_heard + self.policy.ping_timeout_ms.saturating_sub(early)
     }
 
     fn command(&mut self, mut waiting: Waiting, command: Command) -> Ticket {

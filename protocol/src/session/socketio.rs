@@ -6,6 +6,9 @@
 
 mod answer;
 mod entry;
+mod suite;
+#[cfg(test)]
+mod tests;
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -23,8 +26,8 @@ use crate::room::RoomName;
 use crate::socketio::engine::{self, Packet as EnginePacket};
 use crate::socketio::packet::{Kind, Packet};
 
-use self::answer::put_packet;
 pub(super) use self::entry::Entry;
+use self::suite::Later;
 use super::recovery::Sent;
 use super::{Now, Parked, Policy, Session, Wire};
 
@@ -77,7 +80,11 @@ pub(super) struct Face {
     sent: Sent,
     /// An event whose attachments are not all here.
     partial: Option<Box<Partial>>,
+    /// It began on long-polling, and nothing was heard of it yet.
+    mute: bool,
+    /// When a ping was sent that is not answered.
     pinged: Option<u64>,
+    later: Vec<Later>,
     parked: Option<Box<Parked>>,
 }
 
@@ -151,7 +158,9 @@ impl Face {
             pid: None,
             sent: Sent::default(),
             partial: None,
+            mute: false,
             pinged: None,
+            later: Vec::new(),
             parked: None,
         }
     }
@@ -200,6 +209,7 @@ impl Session {
         let mut session = Self::silent(now, id, policy, Identity::anonymous(), wire);
         let mut face = Face::new(now, &session.policy, application, credential);
         face.pid = Some(handshake.pid.clone());
+        face.mute = handshake.upgrades;
         session.face = Some(Box::new(face));
         let (interval, timeout) = (session.policy.ping_interval_ms, session.policy.ping_timeout_ms);
         // Clients count from a ping to the end of both, this server from the last sign of life.
@@ -214,6 +224,9 @@ impl Session {
     // ---- inputs ----
 
     pub(super) fn handle_packet(&mut self, now: Now, text: &str) {
+        if let Some(face) = &mut self.face {
+            face.mute = false;
+        }
         match EnginePacket::parse(text) {
             Ok(EnginePacket::Pong(_)) => {
                 let pinged = self.face.as_mut().and_then(|face| face.pinged.take());
@@ -373,30 +386,13 @@ impl Session {
         }
     }
 
-    /// The test server of the protocol document.
-    fn answer_suite(&mut self, name: &str, arguments: &[&str], packet: &Packet<'_>, attachments: Vec<Bytes>) {
-        let (kind, data) = match (name, packet.id) {
-            ("message", _) => (
-                Kind::Event,
-                format!(
-                    r#"["message-back"{}{}]"#,
-                    if arguments.is_empty() { "" } else { "," },
-                    arguments.join(",")
-                ),
-            ),
-            ("message-with-ack", Some(_)) => (Kind::Ack, format!("[{}]", arguments.join(","))),
-            _ => return,
-        };
-        let id = packet.id.filter(|_| kind == Kind::Ack);
-        let mut out = BytesMut::new();
-        put_packet(&mut out, kind, packet.namespace, id, &data, &attachments);
-        self.push(out.freeze(), Sort::Answer, None, None);
-    }
-
     // ---- time, end and recovery ----
 
     pub(super) fn ping_packet(&mut self, now: Now) {
-        if let Some(face) = &mut self.face {
+        // Another one behind an unanswered one would tell nothing, and polls would have to carry both.
+        if let Some(face) = &mut self.face
+            && face.pinged.is_none()
+        {
             face.pinged = Some(now.mono);
             self.send(b"2");
         }

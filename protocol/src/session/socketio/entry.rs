@@ -47,12 +47,7 @@ impl Session {
             return;
         }
         if face.application == Application::SocketIoSuite {
-            face.entered.push(namespace.into());
-            face.enter_by = None;
-            let sid = format!(r#"{{"sid":"{}{}"}}"#, self.id, if namespace == "/" { "" } else { "-c" });
-            let auth = format!(r#"["auth",{}]"#, packet.data.unwrap_or("{}"));
-            self.send(packet::message(Kind::Connect, 0, namespace, None, &sid).as_bytes());
-            return self.send(packet::message(Kind::Event, 0, namespace, None, &auth).as_bytes());
+            return self.enter_suite(now, packet);
         }
         let payload: ConnectPayload = match serde_json::from_str(packet.data.unwrap_or("{}")) {
             Ok(payload) => payload,
@@ -147,7 +142,10 @@ impl Session {
             // Clients close the connection when they have left all namespaces.
             face.enter_by = Some(now.mono + timeout);
         }
-        if namespace != "/" || face.application != Application::Tickmesh {
+        if face.application != Application::Tickmesh {
+            return self.leave_suite(namespace);
+        }
+        if namespace != "/" {
             return;
         }
         (face.pid, face.sent) = (None, Sent::default());
