@@ -1,8 +1,9 @@
-// The real socket.io-client against a server: `node client.mjs URL [TOKEN]`. Ends with status 0 when everything holds.
+// The real socket.io-client against a server: `node client.mjs URL [TOKEN [market]]`, the last where all clients share one
+// store of ticks. Ends with status 0 when everything holds.
 import assert from "node:assert/strict";
 import { io } from "socket.io-client";
 
-const [url, token] = process.argv.slice(2);
+const [url, token, market] = process.argv.slice(2);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const run = `${process.pid}x${Date.now().toString(36)}`;
 
@@ -20,6 +21,13 @@ const ask = (socket, event, argument) => socket.timeout(10_000).emitWithAck(even
 async function until(what, condition) {
   for (const end = Date.now() + 20_000; Date.now() < end; await sleep(10)) if (condition()) return;
   throw new Error(`${what}: not in time`);
+}
+
+// Asks until the answer is right.
+async function eventually(what, asking, right) {
+  let answer;
+  for (const end = Date.now() + 20_000; Date.now() < end; await sleep(20)) if (right(answer = await asking())) return answer;
+  throw new Error(`${what}: not in time, but ${JSON.stringify(answer)}`);
 }
 
 function open(options = {}, namespace = "/") {
@@ -108,6 +116,25 @@ async function streams() {
   b.disconnect();
 }
 
+// What was published is kept, and can be asked for.
+async function marketData(options, name) {
+  const socket = await connected(options);
+  const symbol = `M${run}${name}`;
+  for (const price of [1.5, 2.5]) await publish(socket, `market_${symbol}`, "tick", { price, volume: 3 });
+  const asking = (data_type) =>
+    ask(socket, "request", { request_id: "m", action: "get_market_data", payload: { symbol, data_type } });
+  const answer = await eventually("the newest tick", () => asking("snapshot"), ({ data }) => data?.tick?.price === 2.5);
+  assert.deepEqual([answer.type, answer.request_id, answer.data.symbol], ["response", "m", symbol]);
+  const event = once(socket, "response");
+  const ticks = await asking("tick");
+  assert.deepEqual(ticks.data.rows.map(({ seq, price }) => [seq, price]), [[1, 1.5], [2, 2.5]]);
+  assert.deepEqual(await event, ticks);
+  const bars = await eventually("a bar", () => asking("kline"), ({ data }) => data.rows.length > 0);
+  assert.equal(bars.data.rows[0].open, 1.5);
+  assert.equal((await asking("nonsense")).error_code, "INVALID_PARAMETERS");
+  socket.disconnect();
+}
+
 async function refusals() {
   const stranger = open({}, "/nowhere");
   assert.equal((await once(stranger, "connect_error")).message, "Invalid namespace");
@@ -171,6 +198,8 @@ async function recovery(options, name) {
 const steps = [
   ...Object.entries(transports).map(([name, options]) => [`answers on ${name}`, () => answers(options, name)]),
   ["market streams", streams],
+  ...(market ? ["websocket", "polling"] : []).map((name) =>
+    [`market data on ${name}`, () => marketData(transports[name], name)]),
   ["refusals", refusals],
   ["upgrade under load", upgradeUnderLoad],
   ["recovery on websocket", () => recovery(transports.websocket, "rw")],

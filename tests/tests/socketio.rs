@@ -48,7 +48,7 @@ async fn every_case_of_the_protocol_documents_passes() {
 #[tokio::test]
 async fn real_clients_are_served_by_a_node() {
     let node = NodeProcess::start("n1", "memory", &[]);
-    runs("client.mjs", &node, &[]).await;
+    runs("client.mjs", &node, &["", "market"]).await;
     runs("client.py", &node, &[]).await;
 }
 
