@@ -44,6 +44,12 @@ async function begin() {
   const text = await (await fetch(url + polling)).text();
   return JSON.parse(text.slice(1)).sid;
 }
+// A WebSocket for a session on polling, as soon as it is there.
+async function upgrading(sid) {
+  const peer = new Peer(`${engine}&transport=websocket&sid=${sid}`);
+  await new Promise((resolve) => peer.socket.on("open", resolve));
+  return peer;
+}
 async function websocket() {
   const peer = new Peer(`${engine}&transport=websocket`);
   await peer.next();
@@ -140,10 +146,24 @@ const cases = {
       assert.equal(await (await poll(sid)).text(), "2");
       assert.equal((await post(`${polling}&sid=${sid}`, "3")).status, 200);
     }
-    await sleep(600);
-    assert.equal((await poll(sid)).status, 200);
-    await sleep(100);
+  },
+  async "silence on polling"() {
+    // No last words: the ping that was not fetched is not given out any more either.
+    const sid = await begin();
+    await sleep(500);
     assert.equal((await poll(sid)).status, 400);
+    assert.equal((await post(`${polling}&sid=${sid}`, "4a")).status, 400);
+  },
+  async "one ping at a time"() {
+    const sid = await begin();
+    assert.equal(await (await poll(sid)).text(), "2");
+    // It lives, but does not answer.
+    for (let n = 0; n < 5; n++) {
+      await sleep(100);
+      await post(`${polling}&sid=${sid}`, "6");
+    }
+    await post(`${polling}&sid=${sid}`, "4a");
+    assert.equal(await (await poll(sid)).text(), "4a");
   },
   async "heartbeat on websocket"() {
     const peer = await websocket();
@@ -157,8 +177,13 @@ const cases = {
     const sid = await begin();
     const [polled, pushed] = await Promise.all([poll(sid), post(`${polling}&sid=${sid}`, "1")]);
     assert.deepEqual([polled.status, pushed.status], [200, 200]);
-    assert.ok(["1", "6"].includes(await polled.text()));
+    assert.equal(await polled.text(), "6");
     assert.equal((await poll(sid)).status, 400);
+    // The same where the poll comes too late to be waiting.
+    const other = await begin();
+    await post(`${polling}&sid=${other}`, "1");
+    assert.equal(await (await poll(other)).text(), "6");
+    assert.equal((await poll(other)).status, 400);
   },
   async "close on websocket"() {
     const peer = await websocket();
@@ -167,15 +192,15 @@ const cases = {
   },
   async "upgrade"() {
     const sid = await begin();
-    const peer = new Peer(`${engine}&transport=websocket&sid=${sid}`);
-    await new Promise((resolve) => peer.socket.on("open", resolve));
+    const peer = await upgrading(sid);
     peer.send("2probe");
     assert.equal(await peer.next(), "3probe");
     peer.send("5");
     peer.send("4hello");
     assert.equal(await peer.next(), "4hello");
     assert.equal((await poll(sid)).status, 400);
-    await new Peer(`${engine}&transport=websocket&sid=${sid}`).ends();
+    // Let in, and closed.
+    await (await upgrading(sid)).ends();
     peer.send("4still");
     assert.equal(await peer.nextButPing(), "4still");
     peer.socket.close();
@@ -183,12 +208,54 @@ const cases = {
   async "a poll during the upgrade"() {
     const sid = await begin();
     const polled = poll(sid);
-    const peer = new Peer(`${engine}&transport=websocket&sid=${sid}`);
-    await new Promise((resolve) => peer.socket.on("open", resolve));
+    await sleep(20);
+    const peer = await upgrading(sid);
     peer.send("2probe");
     assert.equal(await peer.next(), "3probe");
     assert.equal(await (await polled).text(), "6");
+    // One that comes now waits for the upgrade, but not until the next packet.
+    assert.equal(await (await poll(sid)).text(), "6");
+    peer.send("5");
+    peer.send("4hello");
+    assert.equal(await peer.nextButPing(), "4hello");
     peer.socket.close();
+  },
+  async "an upgrade that is over at once"() {
+    for (const waits of [true, false]) {
+      const sid = await begin();
+      let polled = waits && poll(sid);
+      if (waits) await sleep(20);
+      const peer = await upgrading(sid);
+      peer.send("2probe");
+      peer.send("5");
+      polled ||= poll(sid);
+      const { status } = await polled;
+      assert.equal(status, waits ? 200 : 400);
+      if (waits) assert.equal(await (await polled).text(), "6");
+      peer.send("4hello");
+      assert.equal(await peer.nextButPing(), "3probe");
+      assert.equal(await peer.nextButPing(), "4hello");
+      peer.socket.close();
+    }
+  },
+  async "one websocket at a time"() {
+    const sid = await begin();
+    const first = await upgrading(sid);
+    const second = await upgrading(sid);
+    await second.ends();
+    assert.deepEqual(second.messages, []);
+    first.socket.close();
+    await first.ends();
+    // Neither became the transport: the session goes on, and another one may.
+    await post(`${polling}&sid=${sid}`, "4a");
+    assert.equal(await (await poll(sid)).text(), "4a");
+    const third = await upgrading(sid);
+    third.send("2probe");
+    third.send("5");
+    assert.equal(await third.nextButPing(), "3probe");
+    third.send("4b");
+    assert.equal(await third.nextButPing(), "4b");
+    third.socket.close();
   },
   async "connect"() {
     (await entered()).socket.close();
@@ -202,6 +269,22 @@ const cases = {
     peer.send("41/custom");
     peer.send('42["message","still here"]');
     assert.equal(await peer.nextButPing(), '42["message-back","still here"]');
+    peer.socket.close();
+  },
+  async "the event behind the entry"() {
+    const peer = new Peer("/socket.io/?EIO=4&transport=websocket");
+    await peer.next();
+    peer.send("40");
+    assert.match(await peer.next(), /^40/);
+    // Not together with the entry: who begins to listen now still hears it.
+    assert.deepEqual(peer.messages, []);
+    assert.equal(await peer.next(), '42["auth",{}]');
+    // Who does not wait for it gets it first.
+    peer.send("40/custom");
+    peer.send('42/custom,["message",1]');
+    assert.match(await peer.nextButPing(), /^40\/custom,/);
+    assert.equal(await peer.nextButPing(), '42/custom,["auth",{}]');
+    assert.equal(await peer.nextButPing(), '42/custom,["message-back",1]');
     peer.socket.close();
   },
   async "no connect"() {
