@@ -206,7 +206,13 @@ impl Desk {
             self.one(&end.epoch, message, who, false, settings, metrics);
         }
         if all {
-            self.end = Some(end.clone());
+            self.end = match self.end.take() {
+                // Live messages came while the log was read: it did not have them yet.
+                Some(heard) if heard.epoch == end.epoch && heard.seq > end.seq => Some(heard),
+                // Which of the two logs is the present one the next read tells.
+                Some(heard) if heard.epoch != end.epoch => None,
+                _ => Some(end.clone()),
+            };
         }
     }
 
@@ -250,5 +256,49 @@ impl Desk {
 fn note(result: Result<(), tickmesh_market::bars::Rejected>, metrics: &MarketMetrics) {
     if let Err(rejected) = result {
         metrics.rejected(rejected.as_str());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+    use tickmesh_cluster::config::Config;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn at(epoch: &str, seq: u64) -> Position {
+        Position { epoch: Epoch::new(epoch), seq }
+    }
+
+    fn message(seq: u64) -> Arc<Message> {
+        let data = RawValue::from_string(format!(r#"{{"price":{seq}}}"#)).unwrap();
+        Arc::new(Message { seq, timestamp: seq, event: "q".into(), key: None, data })
+    }
+
+    fn read(epoch: &str, through: u64) -> Read {
+        let messages = (1..=through).map(message).collect();
+        let history = History { position: at(epoch, through), messages, complete: true, began_at: 0 };
+        Read { history, fill: Vec::new() }
+    }
+
+    #[test]
+    fn what_came_while_the_log_was_read_is_read_next() {
+        let settings = Settings::new(&Config::node_defaults()).unwrap();
+        let metrics = Metrics::default().market;
+        for heard in ["e", "f"] {
+            let room = RoomName::new("market_A").unwrap();
+            let key = DeskKey { room: room.clone(), turn: 1 };
+            let mut desk = Desk::new(key, Symbol::new("A").unwrap(), true);
+            desk.opened(None, Vec::new(), &settings);
+            assert_eq!(desk.begin_reading(), Some(beginning()));
+            desk.offer(&Batch::new(room, at(heard, 1), vec![message(2)], 0), &settings, &metrics);
+            assert_eq!(desk.begin_reading(), None, "one read at a time");
+            desk.catch_up(&read("e", 1), true, &settings, &metrics);
+            assert_eq!(desk.begin_reading(), Some(at("e", 1)));
+            desk.catch_up(&read(heard, 2), true, &settings, &metrics);
+            assert_eq!(desk.begin_reading(), None, "it has all");
+            assert_eq!(desk.rows.as_ref().map(Rows::cursor), Some(&at(heard, 2)));
+        }
     }
 }
