@@ -40,6 +40,8 @@ pub(super) struct Desk {
     end: Option<Position>,
     /// The log is being read.
     reading: Option<Parts>,
+    /// What is being read may be less than what is there by now.
+    doubted: bool,
     /// The last live message came.
     pub(super) heard: Instant,
     /// It is kept elsewhere from now on: what waits is still written.
@@ -86,6 +88,7 @@ impl Desk {
             watches: None,
             end: None,
             reading: None,
+            doubted: false,
             heard: Instant::now(),
             leaving: None,
         }
@@ -137,9 +140,16 @@ impl Desk {
         // What is in another life of the log has to read all of this one.
         let order = |cursor: &&Position| (end.is_some_and(|end| cursor.epoch == end.epoch), cursor.seq);
         let from = behind.min_by_key(order)?.clone();
+        self.doubted = false;
         // Who has more takes what is new to it.
         self.reading = Some(Parts { rows: rows.is_some(), bars: bars.is_some(), watches: watches.is_some() });
         Some(from)
+    }
+
+    /// The log may have more than was heard of: it is to be read once more.
+    pub(super) fn doubt(&mut self) {
+        self.end = None;
+        self.doubted = self.is_reading();
     }
 
     /// The log could not be read.
@@ -168,6 +178,7 @@ impl Desk {
         let Read { history, fill } = read;
         let end = &history.position;
         let who = self.reading.take().unwrap_or_default();
+        let doubted = std::mem::take(&mut self.doubted);
         let now = clock::now().utc;
         if let Some(bars) = self.bars.as_mut().filter(|_| who.bars) {
             for row in fill {
@@ -205,7 +216,7 @@ impl Desk {
         for message in &history.messages {
             self.one(&end.epoch, message, who, false, settings, metrics);
         }
-        if all {
+        if all && !doubted {
             self.end = match self.end.take() {
                 // Live messages came while the log was read: it did not have them yet.
                 Some(heard) if heard.epoch == end.epoch && heard.seq > end.seq => Some(heard),
@@ -280,6 +291,29 @@ mod tests {
         let messages = (1..=through).map(message).collect();
         let history = History { position: at(epoch, through), messages, complete: true, began_at: 0 };
         Read { history, fill: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_published_between_a_read_and_the_join_is_read_then() {
+        let settings = Settings::new(&Config::node_defaults()).unwrap();
+        let metrics = Metrics::default().market;
+        for still_reads in [true, false] {
+            let key = DeskKey { room: RoomName::new("market_A").unwrap(), turn: 1 };
+            let mut desk = Desk::new(key, Symbol::new("A").unwrap(), true);
+            desk.opened(None, Vec::new(), &settings);
+            assert_eq!(desk.begin_reading(), Some(beginning()));
+            if still_reads {
+                desk.doubt();
+            }
+            desk.catch_up(&read("e", 1), true, &settings, &metrics);
+            if !still_reads {
+                assert_eq!(desk.begin_reading(), None);
+                desk.doubt();
+            }
+            assert_eq!(desk.begin_reading(), Some(at("e", 1)));
+            desk.catch_up(&read("e", 2), true, &settings, &metrics);
+            assert_eq!(desk.begin_reading(), None);
+        }
     }
 
     #[test]

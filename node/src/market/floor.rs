@@ -335,7 +335,8 @@ impl Floor {
                 }
             }
             (Some(desk), true) => {
-                desk.leaving = None;
+                // While it was leaving nothing was taken.
+                let returned = desk.leaving.take().is_some();
                 let due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
                 let (opens, loads) = (due(&mut known.open_again), due(&mut known.alerts_again));
                 let reads = due(&mut known.read_again);
@@ -349,7 +350,9 @@ impl Floor {
                 if loads {
                     self.alerts_of(room);
                 }
-                if reads {
+                if returned {
+                    self.doubt(room);
+                } else if reads {
                     self.read(room);
                 }
             }
@@ -420,7 +423,8 @@ impl Floor {
     fn done(&mut self, done: Done) {
         let again = Instant::now() + RETRY;
         match done {
-            Done::Joined(room, Ok(())) => self.read(&room),
+            // Live messages come from now on: what was published since the log was read last did not come.
+            Done::Joined(room, Ok(())) => self.doubt(&room),
             Done::Joined(room, Err(error)) => {
                 tracing::debug!(%room, %error, "a recorded room cannot be followed, will try again");
                 if let Some(known) = self.rooms.get_mut(&room) {

@@ -100,10 +100,19 @@ impl Floor {
         });
     }
 
+    /// Reads what the room's log has, whatever was heard of it.
+    pub(super) fn doubt(&mut self, room: &RoomName) {
+        if let Some(desk) = self.rooms.get_mut(room).and_then(|known| known.desk.as_mut()) {
+            desk.doubt();
+            self.read(room);
+        }
+    }
+
+    /// Live messages were dropped, nobody knows of which rooms.
     pub(super) fn check_all(&mut self) {
         let rooms: Vec<_> = self.rooms.keys().cloned().collect();
         for room in rooms {
-            self.read(&room);
+            self.doubt(&room);
         }
     }
 }
