@@ -159,8 +159,8 @@ const cases = {
     assert.equal(await (await poll(sid)).text(), "2");
     // It lives, but does not answer.
     for (let n = 0; n < 5; n++) {
-      await sleep(100);
       await post(`${polling}&sid=${sid}`, "6");
+      await sleep(100);
     }
     await post(`${polling}&sid=${sid}`, "4a");
     assert.equal(await (await poll(sid)).text(), "4a");
@@ -224,7 +224,7 @@ const cases = {
     for (const waits of [true, false]) {
       const sid = await begin();
       let polled = waits && poll(sid);
-      if (waits) await sleep(20);
+      if (waits) await sleep(100);
       const peer = await upgrading(sid);
       peer.send("2probe");
       peer.send("5");
