@@ -318,6 +318,21 @@ impl BarBuilder {
         volume: f64,
         out: &mut Vec<Change>,
     ) -> Result<(), Rejected> {
+        self.handle_tick_of(at, price, volume, |_| true, out)
+    }
+
+    /// The same for the periods alone that `lacks` names: of the others the tick is in what was restored.
+    ///
+    /// # Errors
+    /// As [`handle_tick`](Self::handle_tick).
+    pub fn handle_tick_of(
+        &mut self,
+        at: u64,
+        price: f64,
+        volume: f64,
+        lacks: impl Fn(Period) -> bool,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Rejected> {
         if !(price.is_finite() && price > 0.0) {
             return Err(Rejected::Price);
         }
@@ -340,6 +355,9 @@ impl BarBuilder {
         }
         let oldest = self.oldest();
         for ((place, series), period) in places.into_iter().zip(&mut self.series).zip(Period::ALL) {
+            if !lacks(period) {
+                continue;
+            }
             series.add(period, place, &tick, watermark, out);
             if matches!(place, Place::New(..)) {
                 series.forget(oldest);

@@ -108,16 +108,20 @@ impl Tick {
         }
     }
 
-    /// The number under a top-level key of a message's data, as alerts compare it; `price` is the
-    /// [mark](Figures::mark) where the data has none.
+    /// The numbers under top-level keys of a message's data, as alerts compare them; `price` is the
+    /// [mark](Figures::mark) where the data has none. The data is read once, however many are asked for.
     #[must_use]
-    pub fn field(&self, message: &Message, name: &str) -> Option<f64> {
-        if name == "price" {
-            return self.figures.mark();
-        }
-        let data: std::collections::BTreeMap<&str, &serde_json::value::RawValue> =
-            serde_json::from_str(message.data.get()).ok()?;
-        number(data.get(name).copied())
+    pub fn fields(&self, message: &Message, names: &[String]) -> Vec<Option<f64>> {
+        type Data<'a> = std::collections::BTreeMap<&'a str, &'a serde_json::value::RawValue>;
+        let all_price = names.iter().all(|name| name == "price");
+        let data: Option<Data<'_>> =
+            if all_price { None } else { serde_json::from_str(message.data.get()).ok() };
+        let field = |name: &String| match (name.as_str(), &data) {
+            ("price", _) => self.figures.mark(),
+            (name, Some(data)) => number(data.get(name).copied()),
+            (_, None) => None,
+        };
+        names.iter().map(field).collect()
     }
 }
 

@@ -62,12 +62,16 @@ pub(crate) struct MarketHandle {
 
 /// The receiving end of a handle.
 #[derive(Debug)]
-pub(crate) struct Inbox(mpsc::Receiver<News>);
+pub(crate) struct Inbox {
+    news: mpsc::Receiver<News>,
+    known: Arc<RwLock<FxHashSet<RoomName>>>,
+}
 
 /// A handle, before there is a thread.
 pub(crate) fn handle() -> (MarketHandle, Inbox) {
     let (news, inbox) = mpsc::channel(NEWS);
-    (MarketHandle { news, known: Arc::default() }, Inbox(inbox))
+    let known = Arc::default();
+    (MarketHandle { news, known: Arc::clone(&known) }, Inbox { news: inbox, known })
 }
 
 impl MarketHandle {
@@ -133,16 +137,22 @@ impl Settings {
         })
     }
 
-    /// What a room's ticks are of, if it is recorded.
-    pub(crate) fn recorded(&self, room: &RoomName) -> Option<Symbol> {
-        recorded(&self.classes, room)
+    /// What a room's ticks are of, if it is recorded: what follows the market's prefix, or its class's where that is another.
+    fn recorded(&self, room: &RoomName) -> Option<Symbol> {
+        let class = self.classes.of(room);
+        let symbol = || Symbol::of_room(&self.prefix, room).or_else(|| Symbol::of_room(&class.prefix, room));
+        class.record.then(symbol).flatten()
+    }
+
+    /// Bars are made of it, and alerts look at it.
+    fn is_market(&self, room: &RoomName) -> bool {
+        Symbol::of_room(&self.prefix, room).is_some()
     }
 }
 
-/// What a room's ticks are of, if it is recorded: what follows its class's prefix.
-pub(crate) fn recorded(classes: &Classes, room: &RoomName) -> Option<Symbol> {
-    let class = classes.of(room);
-    class.record.then(|| Symbol::of_room(&class.prefix, room)).flatten()
+/// Whether what is published there is recorded.
+pub(crate) fn is_recorded(classes: &Classes, room: &RoomName) -> bool {
+    classes.of(room).record
 }
 
 /// Whether a message may be put into the log of its room.
@@ -150,11 +160,7 @@ pub(crate) fn recorded(classes: &Classes, room: &RoomName) -> Option<Symbol> {
 /// # Errors
 /// What is recorded has figures that can be ticks, see [`tickmesh_market::tick::check`].
 pub(crate) fn check(classes: &Classes, publish: &Publish) -> Result<(), tickmesh_protocol::error::Failure> {
-    if recorded(classes, &publish.room).is_some() {
-        tickmesh_market::tick::check(&publish.data)
-    } else {
-        Ok(())
-    }
+    if is_recorded(classes, &publish.room) { tickmesh_market::tick::check(&publish.data) } else { Ok(()) }
 }
 
 /// What the thread works with.
@@ -173,7 +179,7 @@ pub(crate) struct Means {
 pub(crate) fn start(settings: Settings, means: Means, inbox: Inbox, tapped: Tapped) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("market".into()).spawn(move || {
-        runtime.block_on(floor::run(settings, means, inbox.0, tapped));
+        runtime.block_on(floor::run(settings, means, inbox, tapped));
     })?;
     Ok(())
 }

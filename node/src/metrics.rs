@@ -38,6 +38,8 @@ pub struct MarketMetrics {
     pub lost: Counter,
     /// Messages that were gone from the log and the store before they were looked at for bars.
     pub bar_ticks_lost: Counter,
+    /// Messages that were gone from the log before alerts were held against them.
+    pub alert_ticks_lost: Counter,
     /// Ticks that are not in bars, by cause.
     rejected: Family<Cause, Counter>,
     /// Bars written.
@@ -71,6 +73,8 @@ impl MarketMetrics {
         r.register("recorder_lost", text, self.lost.clone());
         let text = "Messages that were gone before they were looked at for bars";
         r.register("bar_ticks_lost", text, self.bar_ticks_lost.clone());
+        let text = "Messages that were gone before alerts were held against them";
+        r.register("alert_ticks_lost", text, self.alert_ticks_lost.clone());
         r.register("bar_ticks_rejected", "Ticks that are not in bars, by cause", self.rejected.clone());
         r.register("bars_written", "Bars written to the time-series store", self.bars.clone());
         let text = "Bars that were not written because too many waited";

@@ -178,10 +178,14 @@ impl Node {
             metrics: metrics.clone(),
         });
         attendance::start(attendance, presence, broker.clone(), lease);
+        // Without a store there is nothing that the recorded rooms are kept for.
+        let records = stores.series.is_some() || stores.users.is_some();
         let (tap, tapped) = fanout::tap(market::TAPPED);
-        let fanout = fanout::start(broker.clone(), events, senders, Some(tap), metrics.clone());
-        let means = Means { broker, stores, fanout: fanout.clone(), peers, metrics };
-        market::start(settings, means, inbox, tapped).map_err(StartError::Thread)?;
+        let fanout = fanout::start(broker.clone(), events, senders, records.then_some(tap), metrics.clone());
+        if records {
+            let means = Means { broker, stores, fanout: fanout.clone(), peers, metrics };
+            market::start(settings, means, inbox, tapped).map_err(StartError::Thread)?;
+        }
         keys::start(shared.clone(), credentials);
         let metrics_server = match config.server.metrics_listen {
             Some(at) => Some(serve_metrics(at, shared.clone())?),

@@ -123,7 +123,7 @@ impl Shared {
         let mut recorded: Vec<RoomName> = Vec::new();
         for publish in &messages {
             if recorded.last() != Some(&publish.room)
-                && market::recorded(&self.policy.classes, &publish.room).is_some()
+                && market::is_recorded(&self.policy.classes, &publish.room)
             {
                 recorded.push(publish.room.clone());
             }

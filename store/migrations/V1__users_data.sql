@@ -59,11 +59,14 @@ CREATE TABLE alert_hits (
     seq BIGINT NOT NULL CHECK (seq >= 0),
     reached DOUBLE PRECISION NOT NULL CHECK (reached NOT IN ('NaN', 'Infinity', '-Infinity')),
     at BIGINT NOT NULL CHECK (at >= 0),
+    told BOOLEAN NOT NULL DEFAULT FALSE,
     acknowledged_at BIGINT CHECK (acknowledged_at >= 0),
     UNIQUE (alert_id, epoch, seq)
 );
 
 CREATE INDEX alert_hits_pending ON alert_hits (user_id, id) WHERE acknowledged_at IS NULL;
+CREATE INDEX alert_hits_acknowledged ON alert_hits (user_id, acknowledged_at) WHERE acknowledged_at IS NOT NULL;
+CREATE INDEX alert_hits_untold ON alert_hits (id) WHERE NOT told AND acknowledged_at IS NULL;
 
 -- Sessions that came and went.
 CREATE TABLE session_events (

@@ -190,6 +190,9 @@ pub struct Hit {
     pub at: u64,
 }
 
+/// Milliseconds for which a hit is kept after it was acknowledged, so that the same one is not made again.
+pub const ACKNOWLEDGED_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
 /// Hits of alerts, until they are acknowledged.
 ///
 /// # Guarantees
@@ -206,8 +209,13 @@ pub trait Hits: Send + Sync + 'static {
     /// A user's hits that are not acknowledged: the newest `most`, the oldest first.
     async fn pending(&self, user_id: &str, most: usize) -> Result<Vec<Hit>, StoreError>;
 
-    /// Acknowledges a hit of this user; answers whether there was one to acknowledge.
+    /// Acknowledges a hit of this user; answers whether there was one to acknowledge. Hits of the user that were
+    /// acknowledged [`ACKNOWLEDGED_MS`] or longer before `now` are forgotten.
     async fn acknowledge(&self, user_id: &str, hit_id: u64, now: u64) -> Result<bool, StoreError>;
+    /// Hits that are neither marked as [told](Self::told) nor acknowledged: the oldest `most`, the oldest first.
+    async fn untold(&self, most: usize) -> Result<Vec<Hit>, StoreError>;
+    /// Marks hits as told to their users; those that are gone are left out.
+    async fn told(&self, hits: &[u64]) -> Result<(), StoreError>;
 }
 
 /// Something that happened to a session.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use tickmesh_market::bars::{BarBuilder, Change, Rejected, Rules};
@@ -12,13 +13,30 @@ use tickmesh_market::calendar::Calendar;
 use tickmesh_market::tick::Tick;
 use tickmesh_protocol::market::{Period, Symbol};
 use tickmesh_protocol::message::Publish;
-use tickmesh_protocol::position::Position;
+use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_store::series::KeptBar;
 
 /// Milliseconds by which a tick may be ahead of this node's clock.
 const AHEAD_MS: u64 = 60_000;
 /// Bars that wait for the store; the oldest go first.
 const MOST: usize = 20_000;
+
+/// Milliseconds for which a restored bar that closed is published once more.
+const AGAIN_MS: u64 = 30_000;
+
+/// How far the bars of each period go.
+fn furthest(throughs: &[(Period, Position)], seq: impl Fn(&Position) -> u64) -> FxHashMap<Period, u64> {
+    let mut furthest: FxHashMap<Period, u64> = FxHashMap::default();
+    for (period, at) in throughs {
+        let known = furthest.entry(*period).or_default();
+        *known = seq(at).max(*known);
+    }
+    furthest
+}
+
+fn least(through: &FxHashMap<Period, u64>) -> u64 {
+    through.values().copied().min().unwrap_or(0)
+}
 
 /// The bars of one symbol.
 #[derive(Debug)]
@@ -28,6 +46,10 @@ pub(super) struct Bars {
     builder: Option<BarBuilder>,
     /// What the store has, until the first tick tells the exchange.
     restored: Vec<KeptBar>,
+    /// How far each restored bar goes, until it is known which life of the log is the present one.
+    throughs: Vec<(Period, Position)>,
+    /// Up to which number of the log each period has everything; empty once all have.
+    through: FxHashMap<Period, u64>,
     cursor: Position,
     /// Not written yet.
     dirty: BTreeMap<(Period, u64), KeptBar>,
@@ -40,16 +62,33 @@ pub(super) struct Bars {
 }
 
 impl Bars {
-    /// Goes on with what the store has, in order of time, from this position.
-    pub(super) fn new(symbol: Symbol, restored: Vec<KeptBar>, cursor: Position) -> Self {
+    /// Goes on with what the store has, in order of time; where it has none, from this position.
+    pub(super) fn new(symbol: Symbol, restored: Vec<KeptBar>, stored: &Position, now: u64) -> Self {
+        let throughs: Vec<_> = restored.iter().map(|kept| (kept.period, kept.through.clone())).collect();
+        let one_life = throughs.windows(2).all(|pair| pair[0].1.epoch == pair[1].1.epoch);
+        let cursor = match throughs.first() {
+            None => stored.clone(),
+            Some((_, through)) if one_life => {
+                Position { epoch: through.epoch.clone(), seq: least(&furthest(&throughs, |at| at.seq)) }
+            }
+            // Which of them is the present one, the log tells.
+            Some(_) => super::desk::beginning(),
+        };
+        // Who kept the room before may have had no time to publish these. Who did: then they count once.
+        let just_closed =
+            |kept: &&KeptBar| kept.bar.closed && kept.bar.start + kept.period.millis() + AGAIN_MS >= now;
+        let change = |kept: &KeptBar| Change { period: kept.period, bar: kept.bar, revised: false };
+        let closed = restored.iter().filter(just_closed).map(change).collect();
         Self {
             symbol,
             exchange: String::new(),
             builder: None,
             restored,
+            throughs,
+            through: FxHashMap::default(),
             cursor,
             dirty: BTreeMap::new(),
-            closed: Vec::new(),
+            closed,
             open: BTreeMap::new(),
             changes: Vec::new(),
             dropped: 0,
@@ -58,6 +97,17 @@ impl Bars {
 
     pub(super) fn cursor(&self) -> &Position {
         &self.cursor
+    }
+
+    /// The log's present life, and up to which number it is as it was in the one before: says how far the restored bars go.
+    /// A write that was cut short has left some periods behind.
+    pub(super) fn resolve(&mut self, epoch: &Epoch, began_at: u64) {
+        if self.throughs.is_empty() {
+            return;
+        }
+        let here = |at: &Position| if at.epoch == *epoch { at.seq } else { at.seq.min(began_at) };
+        self.through = furthest(&std::mem::take(&mut self.throughs), here);
+        self.cursor = Position { epoch: epoch.clone(), seq: least(&self.through) };
     }
 
     /// Takes the message after the cursor.
@@ -85,8 +135,11 @@ impl Bars {
             }
             builder
         });
-        let result =
-            builder.handle_tick(tick.at, price, tick.figures.volume.unwrap_or(0.0), &mut self.changes);
+        let seq = self.cursor.seq;
+        self.through.retain(|_, through| *through >= seq);
+        let lacks = |period: Period| !self.through.contains_key(&period);
+        let volume = tick.figures.volume.unwrap_or(0.0);
+        let result = builder.handle_tick_of(tick.at, price, volume, lacks, &mut self.changes);
         self.note();
         result
     }
@@ -96,12 +149,13 @@ impl Bars {
         self.cursor = to;
     }
 
-    /// Closes bars whose time is over, where no tick has come for a while.
-    pub(super) fn handle_time(&mut self, now: u64) {
-        if let Some(builder) = &mut self.builder {
-            builder.handle_time(now, &mut self.changes);
-            self.note();
-        }
+    /// Closes bars whose time is over, where no tick has come for a while; answers whether there were any.
+    pub(super) fn handle_time(&mut self, now: u64) -> bool {
+        let Some(builder) = &mut self.builder else { return false };
+        builder.handle_time(now, &mut self.changes);
+        let closed = !self.changes.is_empty();
+        self.note();
+        closed
     }
 
     fn note(&mut self) {
@@ -126,6 +180,11 @@ impl Bars {
                 self.open.insert(change.period, change);
             }
         }
+    }
+
+    /// Something is to be written.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// What is to be written. Every bar of it is up to date with everything that was taken.
@@ -166,7 +225,7 @@ impl Bars {
             data["revised"] = json!(true);
         }
         // Two nodes that both think they keep the room say the same, and it counts once.
-        let id = format!("{event}:{}:{}:{}:{}", self.cursor.epoch, bar.start, bar.ticks, bar.closed);
+        let id = format!("{event}:{}:{}:{}:{}", bar.start, bar.ticks, bar.close, bar.closed);
         Some(Publish {
             room: period.room(&self.symbol),
             event: event.into(),

@@ -102,25 +102,47 @@ impl Desk {
     pub(super) fn opened(&mut self, stored: Option<Position>, bars: Vec<KeptBar>, settings: &Settings) {
         let stored = stored.unwrap_or_else(beginning);
         if self.is_market {
-            // All bars of a write go as far; a write that was cut short leaves some behind.
-            let through = bars.iter().map(|kept| &kept.through).max_by_key(|through| through.seq);
-            let cursor = through.cloned().unwrap_or_else(|| stored.clone());
-            self.bars = Some(Bars::new(self.symbol.clone(), bars, cursor));
+            self.bars = Some(Bars::new(self.symbol.clone(), bars, &stored, clock::now().utc));
         }
         self.rows = Some(Rows::new(stored, settings.buffer));
     }
 
     /// The room's alerts.
     pub(super) fn set_alerts(&mut self, alerts: Vec<Alert>, hysteresis_bp: u64) {
-        match &mut self.watches {
-            Some(watches) => watches.set(alerts),
-            None => self.watches = Some(Watches::new(alerts, beginning(), hysteresis_bp)),
+        let watches = self.watches.get_or_insert_with(|| Watches::new(hysteresis_bp));
+        if watches.set(alerts)
+            && let Some(reading) = &mut self.reading
+        {
+            // What is being read begins after what they lack now.
+            reading.watches = false;
         }
+    }
+
+    /// Something waits for a store.
+    pub(super) fn waits(&self) -> bool {
+        self.rows.as_ref().is_some_and(|rows| rows.waiting() > 0)
+            || self.bars.as_ref().is_some_and(Bars::is_dirty)
     }
 
     /// The log is being read.
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
+    }
+
+    /// The places of rows, bars and watches. Rows are read again when there is room for many.
+    fn cursors(&self) -> [Option<&Position>; 3] {
+        let rows = self.rows.as_ref().filter(|rows| 2 * rows.waiting() <= rows.free()).map(Rows::cursor);
+        let bars = self.bars.as_ref().map(Bars::cursor);
+        [rows, bars, self.watches.as_ref().and_then(Watches::cursor)]
+    }
+
+    fn is_behind(&self, cursor: &Position) -> bool {
+        self.end.as_ref().is_none_or(|end| cursor.epoch != end.epoch || cursor.seq < end.seq)
+    }
+
+    /// Something that is done here lacks something of the log.
+    pub(super) fn lacks(&self) -> bool {
+        self.cursors().into_iter().flatten().any(|cursor| self.is_behind(cursor))
     }
 
     /// From where the log has to be read, if anything that is done here lacks something of it and it is not being read.
@@ -129,20 +151,16 @@ impl Desk {
         if self.reading.is_some() {
             return None;
         }
+        let [rows, bars, watches] = self.cursors();
         let end = self.end.as_ref();
-        let lacks =
-            |cursor: &Position| end.is_none_or(|end| cursor.epoch != end.epoch || cursor.seq < end.seq);
-        // Rows are read again when there is room for many.
-        let rows = self.rows.as_ref().filter(|rows| 2 * rows.waiting() <= rows.free()).map(Rows::cursor);
-        let bars = self.bars.as_ref().map(Bars::cursor);
-        let watches = self.watches.as_ref().map(Watches::cursor);
-        let behind = [rows, bars, watches].into_iter().flatten().filter(|cursor| lacks(cursor));
+        let behind = [rows, bars, watches].into_iter().flatten().filter(|cursor| self.is_behind(cursor));
         // What is in another life of the log has to read all of this one.
         let order = |cursor: &&Position| (end.is_some_and(|end| cursor.epoch == end.epoch), cursor.seq);
         let from = behind.min_by_key(order)?.clone();
+        let parts = Parts { rows: rows.is_some(), bars: bars.is_some(), watches: watches.is_some() };
         self.doubted = false;
         // Who has more takes what is new to it.
-        self.reading = Some(Parts { rows: rows.is_some(), bars: bars.is_some(), watches: watches.is_some() });
+        self.reading = Some(parts);
         Some(from)
     }
 
@@ -165,10 +183,10 @@ impl Desk {
         let who = Parts {
             rows: self.rows.as_ref().is_some_and(|rows| follows(rows.cursor())),
             bars: self.bars.as_ref().is_some_and(|bars| follows(bars.cursor())),
-            watches: self.watches.as_ref().is_some_and(|watches| follows(watches.cursor())),
+            watches: self.watches.as_ref().and_then(Watches::cursor).is_some_and(follows),
         };
         for message in batch.messages() {
-            self.one(&end.epoch, message.shared(), who, true, settings, metrics);
+            self.one(&end.epoch, message.shared(), who, settings, metrics);
         }
         self.end = Some(end);
     }
@@ -181,6 +199,7 @@ impl Desk {
         let doubted = std::mem::take(&mut self.doubted);
         let now = clock::now().utc;
         if let Some(bars) = self.bars.as_mut().filter(|_| who.bars) {
+            bars.resolve(&end.epoch, history.began_at);
             for row in fill {
                 let at = Position { epoch: row.epoch.clone(), seq: row.message.seq };
                 if at.epoch == bars.cursor().epoch && at.seq == bars.cursor().seq + 1 {
@@ -198,10 +217,7 @@ impl Desk {
         let first = history.messages.first().map_or(end.seq + 1, |first| first.seq);
         let step =
             |cursor: &Position| Position { epoch: end.epoch.clone(), seq: seen(cursor).max(first - 1) };
-        let lost = |cursor: &Position| {
-            let was_here = !cursor.epoch.as_str().is_empty();
-            if was_here { step(cursor).seq - seen(cursor) } else { 0 }
-        };
+        let lost = |cursor: &Position| step(cursor).seq - seen(cursor);
         if let Some(rows) = self.rows.as_mut().filter(|_| who.rows) {
             metrics.lost.inc_by(lost(rows.cursor()));
             rows.skip(step(rows.cursor()));
@@ -210,11 +226,15 @@ impl Desk {
             metrics.bar_ticks_lost.inc_by(lost(bars.cursor()));
             bars.skip(step(bars.cursor()));
         }
-        if let Some(watches) = self.watches.as_mut().filter(|_| who.watches) {
-            watches.skip(step(watches.cursor()));
+        if let Some(watches) = self.watches.as_mut().filter(|_| who.watches)
+            && let Some(to) = watches.cursor().map(step)
+        {
+            let began = watches.cursor().is_some_and(|cursor| !cursor.epoch.as_str().is_empty());
+            metrics.alert_ticks_lost.inc_by(watches.cursor().filter(|_| began).map_or(0, lost));
+            watches.skip(to, history.began_at);
         }
         for message in &history.messages {
-            self.one(&end.epoch, message, who, false, settings, metrics);
+            self.one(&end.epoch, message, who, settings, metrics);
         }
         if all && !doubted {
             self.end = match self.end.take() {
@@ -233,7 +253,6 @@ impl Desk {
         epoch: &Epoch,
         message: &Arc<Message>,
         who: Parts,
-        live: bool,
         settings: &Settings,
         metrics: &MarketMetrics,
     ) {
@@ -241,7 +260,7 @@ impl Desk {
         let next = |cursor: &Position| cursor.epoch == *epoch && cursor.seq + 1 == seq;
         let rows = self.rows.as_mut().filter(|part| who.rows && next(part.cursor()));
         let bars = self.bars.as_mut().filter(|part| who.bars && next(part.cursor()));
-        let watches = self.watches.as_mut().filter(|part| who.watches && next(part.cursor()));
+        let watches = self.watches.as_mut().filter(|part| who.watches && part.cursor().is_some_and(next));
         if rows.is_none() && bars.is_none() && watches.is_none() {
             return;
         }
@@ -256,7 +275,7 @@ impl Desk {
             note(bars.take(at.clone(), &tick, &settings.calendar, &settings.rules, now), metrics);
         }
         if let Some(watches) = watches {
-            watches.take(&at, message, &tick, live);
+            watches.take(&at, message, &tick);
         }
         if !tick.exchange.is_empty() && tick.exchange != self.exchange {
             self.exchange = tick.exchange;

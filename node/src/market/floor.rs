@@ -5,14 +5,18 @@
 //! lives waits a little; a node that stood still, or whose lease is lost, drops its rooms as they are.
 
 mod asking;
+mod lane;
 mod outgoing;
+mod telling;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustc_hash::FxHashMap;
+use parking_lot::RwLock;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tickmesh_cluster::broker::BrokerError;
 use tickmesh_cluster::members::{Kind, LeaseState, Report};
 use tickmesh_protocol::market::Symbol;
@@ -23,11 +27,13 @@ use tickmesh_protocol::room::RoomName;
 use tickmesh_store::StoreError;
 use tickmesh_store::relational::{Alert, AlertState, Hit};
 use tickmesh_store::series::KeptBar;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::lane::Lane;
+use self::telling::HitsWaiting;
 use super::desk::{Desk, DeskKey, Read};
-use super::{Means, News, Settings};
+use super::{Inbox, Means, News, Settings};
 use crate::fanout::{TAP, Tapped};
 
 /// How often it is looked at who keeps which room.
@@ -47,8 +53,15 @@ const UPDATES: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often all alerts are looked at, for changes that nobody told of.
 const ALERTS: Duration = Duration::from_secs(30);
-/// Messages and hits that wait to be published or kept.
+/// Messages that wait to be published.
 const WAITING: usize = 20_000;
+/// Live batches that are looked at before anything else is.
+const TURN: usize = 256;
+/// Logs that are read, and rooms that ask a store where they stand, at a time.
+const READING: usize = 32;
+const ASKING: usize = 8;
+/// How long a room is known at least that has no log.
+const FORGET: Duration = Duration::from_secs(60);
 
 type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
 
@@ -63,7 +76,9 @@ enum Done {
     Published(Vec<Publish>, Vec<Result<Position, BrokerError>>),
     Fired(Vec<(Hit, AlertState)>, Result<Vec<Hit>, StoreError>),
     StatesKept(Vec<(u64, AlertState)>, Result<(), StoreError>),
-    Told(Hit, bool),
+    Told(Vec<(Hit, bool)>),
+    ToldKept(Vec<u64>, Result<(), StoreError>),
+    Untold(Vec<Hit>),
     Listed(bool, Vec<RoomName>),
     Nothing,
 }
@@ -72,8 +87,13 @@ enum Done {
 struct Known {
     symbol: Symbol,
     desk: Option<Desk>,
+    /// It is to be kept here, as far as nodes are known.
+    mine: bool,
     joined: bool,
     turn: u64,
+    since: Instant,
+    /// Of the rows that wait, as many are in the sum of all.
+    counted: usize,
     /// When a store that failed is asked again.
     open_again: Option<Instant>,
     alerts_again: Option<Instant>,
@@ -84,6 +104,8 @@ pub(super) struct Floor {
     settings: Settings,
     means: Means,
     rooms: FxHashMap<RoomName, Known>,
+    /// Rooms that everybody was told of.
+    known: Arc<RwLock<FxHashSet<RoomName>>>,
     jobs: FuturesUnordered<Job>,
     turns: u64,
     nodes: Vec<String>,
@@ -91,55 +113,59 @@ pub(super) struct Floor {
     listed: Option<Instant>,
     /// When a node came or drained last.
     unsettled: Option<Instant>,
+    opens: Lane,
+    loads: Lane,
+    reads: Lane,
+    /// Rooms in which something happened since it was looked at what came of it.
+    touched: FxHashSet<RoomName>,
+    /// Rows that wait for the store, in all rooms; and the rooms, the first that came first.
+    waiting: usize,
+    unwritten: Lane,
     appending: bool,
     append_after: Instant,
+    /// Rooms with bars that wait for the store.
+    unkept: Lane,
     keeping_bars: bool,
     bars_after: Instant,
     publishing: bool,
     publish_after: Instant,
     closes: VecDeque<Publish>,
     updates: Vec<Publish>,
-    firing: bool,
-    fire_after: Instant,
-    fired: VecDeque<(Hit, AlertState)>,
-    keeping_states: bool,
-    states: FxHashMap<u64, AlertState>,
-    untold: VecDeque<Hit>,
+    hits: HitsWaiting,
     stopping: Option<oneshot::Sender<()>>,
 }
 
 /// Runs until it is told to stop.
-pub(super) async fn run(
-    settings: Settings,
-    means: Means,
-    mut inbox: mpsc::Receiver<News>,
-    mut tapped: Tapped,
-) {
+pub(super) async fn run(settings: Settings, means: Means, inbox: Inbox, mut tapped: Tapped) {
     let now = Instant::now();
     let flush = settings.flush;
+    let Inbox { news: mut inbox, known } = inbox;
     let mut floor = Floor {
         settings,
         means,
         rooms: FxHashMap::default(),
+        known,
         jobs: FuturesUnordered::new(),
         turns: 0,
         nodes: Vec::new(),
         listed: None,
         unsettled: None,
+        opens: Lane::new(ASKING),
+        loads: Lane::new(ASKING),
+        reads: Lane::new(READING),
+        touched: FxHashSet::default(),
+        waiting: 0,
+        unwritten: Lane::new(1),
         appending: false,
         append_after: now,
+        unkept: Lane::new(1),
         keeping_bars: false,
         bars_after: now,
         publishing: false,
         publish_after: now,
         closes: VecDeque::new(),
         updates: Vec::new(),
-        firing: false,
-        fire_after: now,
-        fired: VecDeque::new(),
-        keeping_states: false,
-        states: FxHashMap::default(),
-        untold: VecDeque::new(),
+        hits: HitsWaiting::new(now),
         stopping: None,
     };
     let every = |period| {
@@ -149,16 +175,28 @@ pub(super) async fn run(
     };
     let (mut look, mut list, mut flush) = (every(LOOK), every(LIST), every(flush));
     let (mut bars, mut updates, mut alerts) = (every(BARS), every(UPDATES), every(ALERTS));
-    let mut looked = Instant::now();
+    let mut sweep = every(telling::SWEEP);
     loop {
+        let idle = Instant::now();
+        let stood_still = |floor: &mut Floor| {
+            // Who stood still does not know what happened meanwhile: others may have taken over. Some timer is due sooner, so
+            // this is no wait for news; and what is done at a turn is bounded, so it is no work either.
+            if idle.elapsed() > (floor.settings.lease / 2).max(4 * LOOK) {
+                floor.drop_all();
+            }
+        };
         tokio::select! {
             news = inbox.recv() => match news {
-                Some(news) => floor.news(news),
+                Some(news) => {
+                    stood_still(&mut floor);
+                    floor.news(news);
+                }
                 None => return,
             },
             Some(batch) = tapped.batches.recv() => {
+                stood_still(&mut floor);
                 let mut batches = vec![batch];
-                while batches.len() < super::TAPPED
+                while batches.len() < TURN
                     && let Ok(batch) = tapped.batches.try_recv()
                 {
                     batches.push(batch);
@@ -171,23 +209,33 @@ pub(super) async fn run(
                 }
                 floor.outgoing();
             }
-            Some(done) = floor.jobs.next(), if !floor.jobs.is_empty() => floor.done(done),
+            Some(done) = floor.jobs.next(), if !floor.jobs.is_empty() => {
+                stood_still(&mut floor);
+                floor.done(done);
+            }
             _ = look.tick() => {
-                // Who stood still does not know what happened meanwhile: others may have taken over.
-                if looked.elapsed() > (floor.settings.lease / 2).max(2 * LOOK) {
-                    floor.drop_all();
-                }
-                looked = Instant::now();
+                stood_still(&mut floor);
                 floor.look();
                 if floor.has_stopped() {
                     return;
                 }
             }
             _ = list.tick() => floor.list(),
-            _ = flush.tick() => floor.append(true),
-            _ = bars.tick() => floor.keep_bars(),
-            _ = updates.tick() => floor.publish_updates(),
+            _ = flush.tick() => {
+                stood_still(&mut floor);
+                floor.append(true);
+            }
+            _ = bars.tick() => {
+                stood_still(&mut floor);
+                floor.close_bars();
+                floor.keep_bars();
+            }
+            _ = updates.tick() => {
+                stood_still(&mut floor);
+                floor.publish_updates();
+            }
             _ = alerts.tick() => floor.load_alerts(None),
+            _ = sweep.tick() => floor.sweep(),
         }
     }
 }
@@ -225,8 +273,11 @@ impl Floor {
         self.rooms.entry(room.clone()).or_insert_with(|| Known {
             symbol,
             desk: None,
+            mine: keeper(room.as_str(), self.nodes.iter().map(String::as_str)) == Some(self.means.peers.id()),
             joined: false,
             turn: 0,
+            since: Instant::now(),
+            counted: 0,
             open_again: None,
             alerts_again: None,
             read_again: None,
@@ -258,6 +309,21 @@ impl Floor {
         });
     }
 
+    /// Rooms that have no log any more are forgotten, so that names that were used once do not stay for ever.
+    fn forget(&mut self, listed: &[RoomName]) {
+        let listed: FxHashSet<&RoomName> = listed.iter().collect();
+        let gone = |(room, known): (&RoomName, &Known)| {
+            let waits = known.desk.as_ref().is_some_and(Desk::waits);
+            (!waits && known.since.elapsed() > FORGET && !listed.contains(room)).then(|| room.clone())
+        };
+        let gone: Vec<_> = self.rooms.iter().filter_map(gone).collect();
+        for room in gone {
+            self.leave(&room);
+            self.rooms.remove(&room);
+            self.known.write().remove(&room);
+        }
+    }
+
     // ---- who keeps what ----
 
     fn look(&mut self) {
@@ -283,6 +349,10 @@ impl Floor {
                 self.unsettled = Some(Instant::now());
             }
             self.nodes = nodes;
+            for (room, known) in &mut self.rooms {
+                known.mine = keeper(room.as_str(), self.nodes.iter().map(String::as_str))
+                    == Some(self.means.peers.id());
+            }
             if came {
                 // Who has just come was told of nothing yet.
                 self.listed = None;
@@ -296,9 +366,7 @@ impl Floor {
         for room in rooms {
             self.look_at(&room);
         }
-        for hit in std::mem::take(&mut self.untold) {
-            self.tell(hit);
-        }
+        self.tell();
         self.means
             .metrics
             .market
@@ -308,14 +376,12 @@ impl Floor {
 
     /// Takes a room or gives it up, whichever is right now, and asks again for what failed.
     fn look_at(&mut self, room: &RoomName) {
-        let mine =
-            keeper(room.as_str(), self.nodes.iter().map(String::as_str)) == Some(self.means.peers.id());
         let settled = self.unsettled.is_none_or(|at| at.elapsed() >= HANDOVER);
         let Some(known) = self.rooms.get_mut(room) else { return };
         let now = Instant::now();
-        match (&mut known.desk, mine) {
+        match (&mut known.desk, known.mine) {
             (None, true) if settled => {
-                let is_market = room.as_str().starts_with(&self.settings.prefix);
+                let is_market = self.settings.is_market(room);
                 self.turns += 1;
                 let key = DeskKey { room: room.clone(), turn: self.turns };
                 known.desk = Some(Desk::new(key, known.symbol.clone(), is_market));
@@ -325,9 +391,7 @@ impl Floor {
             }
             (Some(desk), false) => {
                 let since = *desk.leaving.get_or_insert(now);
-                let waits = desk.rows.as_ref().is_some_and(|rows| rows.waiting() > 0)
-                    || desk.bars.as_ref().is_some_and(|bars| !bars.unwritten().is_empty());
-                if !waits || since.elapsed() > LEAVING {
+                if !desk.waits() || since.elapsed() > LEAVING {
                     self.leave(room);
                 } else {
                     self.append(true);
@@ -374,6 +438,7 @@ impl Floor {
     fn leave(&mut self, room: &RoomName) {
         let Some(known) = self.rooms.get_mut(room) else { return };
         known.desk = None;
+        self.waiting -= std::mem::take(&mut known.counted);
         (known.open_again, known.alerts_again, known.read_again) = (None, None, None);
         if std::mem::take(&mut known.joined) {
             let (fanout, room, turn) = (self.means.fanout.clone(), room.clone(), known.turn);
@@ -416,8 +481,12 @@ impl Floor {
             return;
         }
         desk.offer(batch, &self.settings, &self.means.metrics.market);
+        let lacks = desk.lacks();
         let room = room.clone();
-        self.read(&room);
+        if lacks {
+            self.read(&room);
+        }
+        self.touched.insert(room);
     }
 
     fn done(&mut self, done: Done) {
@@ -433,6 +502,8 @@ impl Floor {
             }
             Done::Opened(key, result) => self.opened(&key, result, again),
             Done::Alerts(key, result) => {
+                self.loads.over();
+                self.ask();
                 let hysteresis_bp = self.settings.hysteresis_bp;
                 let Some(known) = self.of(&key) else { return };
                 match (result, &mut known.desk) {
@@ -446,39 +517,17 @@ impl Floor {
             }
             Done::Read(key, result) => self.was_read(&key, result, again),
             Done::Appended(rows, result) => self.appended(rows, result, again),
-            Done::BarsKept(bars, result) => {
-                self.keeping_bars = false;
-                if result.is_err() {
-                    self.bars_after = again;
-                    return;
-                }
-                for (key, bars) in bars {
-                    let desk = self.of(&key).and_then(|known| known.desk.as_mut());
-                    if let Some(part) = desk.and_then(|desk| desk.bars.as_mut()) {
-                        part.written(&bars);
-                    }
-                    self.means.metrics.market.bars.inc_by(bars.len() as u64);
-                }
-            }
+            Done::BarsKept(bars, result) => self.bars_kept(bars, result, again),
             Done::Published(messages, results) => self.published(messages, results, again),
             Done::Fired(hits, result) => self.was_fired(hits, result, again),
-            Done::StatesKept(states, result) => {
-                self.keeping_states = false;
-                if result.is_err() {
-                    self.fire_after = again;
-                    for (id, state) in states {
-                        self.states.entry(id).or_insert(state);
-                    }
-                }
-            }
-            Done::Told(_, true) | Done::Nothing => {}
-            Done::Told(hit, false) => {
-                if self.untold.len() < WAITING {
-                    self.untold.push_back(hit);
-                }
-            }
+            Done::StatesKept(states, result) => self.states_kept(states, result, again),
+            Done::Told(hits) => self.were_told(hits),
+            Done::ToldKept(hits, result) => self.told_kept(hits, result, again),
+            Done::Untold(hits) => self.untold(hits),
+            Done::Nothing => {}
             Done::Listed(for_all, rooms) => {
                 self.listed = Some(Instant::now());
+                self.forget(&rooms);
                 for room in rooms {
                     if !self.rooms.contains_key(&room) {
                         self.news(if for_all { News::Seen(room) } else { News::Told(room) });
@@ -501,6 +550,8 @@ impl Floor {
         result: Result<(Option<Position>, Vec<KeptBar>), StoreError>,
         again: Instant,
     ) {
+        self.opens.over();
+        self.ask();
         let settings = self.settings.clone();
         let Some(known) = self.of(key) else { return };
         let Some(desk) = known.desk.as_mut().filter(|desk| desk.rows.is_none()) else { return };
@@ -517,13 +568,15 @@ impl Floor {
     }
 
     fn was_read(&mut self, key: &DeskKey, result: Result<(Read, bool), BrokerError>, again: Instant) {
+        self.reads.over();
+        self.ask();
         let (settings, metrics) = (self.settings.clone(), self.means.metrics.market.clone());
         let Some(known) = self.of(key) else { return };
         let Some(desk) = known.desk.as_mut() else { return };
         match result {
             Ok((read, all)) => {
                 desk.catch_up(&read, all, &settings, &metrics);
-                self.append(false);
+                self.touched.insert(key.room.clone());
                 self.read(&key.room);
             }
             Err(error) => {

@@ -12,8 +12,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tickmesh_protocol::market::{AlertSpec, Symbol};
 
 use super::{
-    Alert, AlertState, Alerts, ApiKey, Audit, AuditEvent, Credentials, Hit, Hits, Relational, RevokedToken,
-    Watchlists, rules,
+    ACKNOWLEDGED_MS, Alert, AlertState, Alerts, ApiKey, Audit, AuditEvent, Credentials, Hit, Hits,
+    Relational, RevokedToken, Watchlists, rules,
 };
 use crate::StoreError;
 
@@ -45,7 +45,9 @@ struct Data {
 #[derive(Debug)]
 struct KeptHit {
     hit: Hit,
-    acknowledged: bool,
+    told: bool,
+    /// UTC milliseconds.
+    acknowledged: Option<u64>,
 }
 
 impl MemoryRelational {
@@ -213,8 +215,7 @@ impl Hits for MemoryRelational {
         for (hit, state) in hits {
             let alert = data.alerts.get_mut(&hit.alert_id).filter(|alert| alert.active);
             let Some(alert) = alert else { continue };
-            let position = &hit.position;
-            if !data.fired.insert((alert.id, position.epoch.as_str().to_owned(), position.seq)) {
+            if !data.fired.insert(fired(hit)) {
                 continue;
             }
             if rules::replaces(state, &alert.state) {
@@ -223,7 +224,7 @@ impl Hits for MemoryRelational {
             alert.active = !alert.spec.once;
             data.newest_hit += 1;
             let hit = rules::hit_of(alert, hit, data.newest_hit);
-            data.hits.insert(hit.hit_id, KeptHit { hit: hit.clone(), acknowledged: false });
+            data.hits.insert(hit.hit_id, KeptHit { hit: hit.clone(), told: false, acknowledged: None });
             new.push(hit);
         }
         Ok(new)
@@ -231,18 +232,49 @@ impl Hits for MemoryRelational {
 
     async fn pending(&self, user_id: &str, most: usize) -> Result<Vec<Hit>, StoreError> {
         let data = self.data.lock();
-        let wanted = |kept: &&KeptHit| !kept.acknowledged && kept.hit.user_id == user_id;
+        let wanted = |kept: &&KeptHit| kept.acknowledged.is_none() && kept.hit.user_id == user_id;
         let newest = data.hits.values().rev().filter(wanted).take(most);
         let mut hits: Vec<_> = newest.map(|kept| kept.hit.clone()).collect();
         hits.reverse();
         Ok(hits)
     }
 
-    async fn acknowledge(&self, user_id: &str, hit_id: u64, _now: u64) -> Result<bool, StoreError> {
+    async fn acknowledge(&self, user_id: &str, hit_id: u64, now: u64) -> Result<bool, StoreError> {
         let mut data = self.data.lock();
-        let kept = data.hits.get_mut(&hit_id).filter(|kept| kept.hit.user_id == user_id);
-        Ok(kept.is_some_and(|kept| !std::mem::replace(&mut kept.acknowledged, true)))
+        let data = &mut *data;
+        data.hits.retain(|_, kept| {
+            let old = kept.acknowledged.is_some_and(|at| at + ACKNOWLEDGED_MS <= now);
+            let forgotten = old && kept.hit.user_id == user_id;
+            if forgotten {
+                data.fired.remove(&fired(&kept.hit));
+            }
+            !forgotten
+        });
+        let kept = data.hits.get_mut(&hit_id);
+        let kept = kept.filter(|kept| kept.hit.user_id == user_id && kept.acknowledged.is_none());
+        Ok(kept.map(|kept| kept.acknowledged = Some(now)).is_some())
     }
+
+    async fn untold(&self, most: usize) -> Result<Vec<Hit>, StoreError> {
+        let data = self.data.lock();
+        let wanted = |kept: &&KeptHit| !kept.told && kept.acknowledged.is_none();
+        Ok(data.hits.values().filter(wanted).take(most).map(|kept| kept.hit.clone()).collect())
+    }
+
+    async fn told(&self, hits: &[u64]) -> Result<(), StoreError> {
+        let mut data = self.data.lock();
+        for id in hits {
+            if let Some(kept) = data.hits.get_mut(id) {
+                kept.told = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What there is one hit of.
+fn fired(hit: &Hit) -> (u64, String, u64) {
+    (hit.alert_id, hit.position.epoch.as_str().to_owned(), hit.position.seq)
 }
 
 #[async_trait]

@@ -9,16 +9,35 @@ use super::super::desk::Read;
 use super::{Done, Floor};
 
 /// Messages of a log that are read at a time.
-const READ: usize = 5_000;
+const READ: usize = 2_000;
 /// Bars of each period that are taken up again.
 const RESTORED: usize = 3;
 
 impl Floor {
+    /// Starts what waits, as far as there may be more under way.
+    pub(super) fn ask(&mut self) {
+        while let Some(room) = self.opens.next() {
+            self.open_now(&room);
+        }
+        while let Some(room) = self.loads.next() {
+            self.load_now(&room);
+        }
+        while let Some(room) = self.reads.next() {
+            self.read_now(&room);
+        }
+    }
+
     /// Asks the time-series store where it stands.
     pub(super) fn open(&mut self, room: &RoomName) {
+        self.opens.push(room);
+        self.ask();
+    }
+
+    fn open_now(&mut self, room: &RoomName) {
         let Some(series) = self.means.stores.series.clone() else { return };
         let Some(desk) = self.rooms.get(room).and_then(|known| known.desk.as_ref()) else { return };
         let (key, symbol, is_market) = (desk.key.clone(), desk.symbol.clone(), desk.is_market);
+        self.opens.begun();
         self.job(async move {
             let result = async {
                 let stored = series.call(|series| series.position(&key.room)).await?;
@@ -44,7 +63,8 @@ impl Floor {
         let rooms: Vec<_> = self
             .rooms
             .iter()
-            .filter(|(_, known)| known.desk.is_some() && symbol.is_none_or(|symbol| known.symbol == *symbol))
+            .filter(|(_, known)| symbol.is_none_or(|symbol| known.symbol == *symbol))
+            .filter(|(_, known)| known.desk.as_ref().is_some_and(|desk| desk.is_market))
             .map(|(room, _)| room.clone())
             .collect();
         for room in rooms {
@@ -52,11 +72,18 @@ impl Floor {
         }
     }
 
+    /// Asks the relational store for a room's alerts.
     pub(super) fn alerts_of(&mut self, room: &RoomName) {
+        self.loads.push(room);
+        self.ask();
+    }
+
+    fn load_now(&mut self, room: &RoomName) {
         let Some(users) = self.means.stores.users.clone() else { return };
         let desk = self.rooms.get(room).and_then(|known| known.desk.as_ref());
         let Some(desk) = desk.filter(|desk| desk.is_market) else { return };
         let (key, symbol) = (desk.key.clone(), desk.symbol.clone());
+        self.loads.begun();
         self.job(async move {
             let alerts = users.call(|users| users.alerts.of_symbol(&symbol)).await;
             Done::Alerts(key, alerts)
@@ -65,10 +92,16 @@ impl Floor {
 
     /// Reads what the room's desk lacks of its log, if it lacks something.
     pub(super) fn read(&mut self, room: &RoomName) {
+        self.reads.push(room);
+        self.ask();
+    }
+
+    fn read_now(&mut self, room: &RoomName) {
         let Some(desk) = self.rooms.get_mut(room).and_then(|known| known.desk.as_mut()) else { return };
         let Some(from) = desk.begin_reading() else { return };
         let bars = desk.bars.as_ref().map(|bars| bars.cursor().clone());
         let key = desk.key.clone();
+        self.reads.begun();
         let (broker, series) = (self.means.broker.clone(), self.means.stores.series.clone());
         self.job(async move {
             let result = async {

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::value::to_raw_value;
 use tickmesh_cluster::broker::BrokerError;
 use tickmesh_protocol::market::Period;
-use tickmesh_protocol::message::{Message, Publish};
+use tickmesh_protocol::message::Publish;
 use tickmesh_protocol::position::Position;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_store::StoreError;
-use tickmesh_store::relational::{AlertState, Hit};
 use tickmesh_store::series::{KeptBar, RoomRows};
 use tokio::time::Instant;
 
@@ -22,27 +20,25 @@ use crate::clock;
 const CLOSE_MS: u64 = 2_000;
 /// Bars in one write.
 const BAR_BATCH: usize = 2_000;
-/// Hits in one write.
-const HIT_BATCH: usize = 500;
 
 impl Floor {
     /// Writes rows: what there is, or only if it fills a write.
     pub(super) fn append(&mut self, any: bool) {
         let Some(series) = self.means.stores.series.clone() else { return };
-        let desks = || self.rooms.values().filter_map(|known| known.desk.as_ref());
-        let waiting: usize = desks().filter_map(|desk| desk.rows.as_ref()).map(Rows::waiting).sum();
-        self.means.metrics.market.waiting.set(waiting as i64);
-        let due = if any { waiting > 0 } else { waiting >= self.settings.batch };
+        self.means.metrics.market.waiting.set(self.waiting as i64);
+        let due = if any { self.waiting > 0 } else { self.waiting >= self.settings.batch };
         if self.appending || !due || Instant::now() < self.append_after {
             return;
         }
         let (mut rows, mut counts): (Vec<RoomRows>, Vec<(DeskKey, usize)>) = Default::default();
         let mut left = self.settings.batch;
-        for desk in desks() {
+        while let Some(room) = self.unwritten.next() {
+            let Some(desk) = self.rooms.get(&room).and_then(|known| known.desk.as_ref()) else { continue };
             let Some(part) = desk.rows.as_ref().filter(|part| part.waiting() > 0) else { continue };
             // Rows that may be refused go alone.
             if part.is_wary() && !rows.is_empty() {
-                continue;
+                self.unwritten.push(&room);
+                break;
             }
             let chunk = part.chunk(left);
             left -= chunk.len();
@@ -56,6 +52,9 @@ impl Floor {
             if left == 0 || part.is_wary() {
                 break;
             }
+        }
+        if rows.is_empty() {
+            return;
         }
         self.appending = true;
         self.job(async move {
@@ -93,40 +92,72 @@ impl Floor {
                 Err(_) => {}
             }
         }
+        for (key, _) in &rows {
+            self.count(&key.room);
+        }
         match result {
             Ok(()) | Err(StoreError::Refused(_)) => {
                 self.append(false);
                 // There may be room again for what is in the logs.
                 for (key, _) in rows {
-                    self.read(&key.room);
+                    let lacks = self.of(&key).and_then(|known| known.desk.as_ref()).is_some_and(Desk::lacks);
+                    if lacks {
+                        self.read(&key.room);
+                    }
                 }
             }
             Err(_) => self.append_after = again,
         }
     }
 
-    pub(super) fn keep_bars(&mut self) {
-        let Some(series) = self.means.stores.series.clone() else { return };
+    /// Keeps the sum of the rows that wait, and the rooms that have some.
+    fn count(&mut self, room: &RoomName) {
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        let rows = known.desk.as_ref().and_then(|desk| desk.rows.as_ref());
+        let waiting = rows.map_or(0, Rows::waiting);
+        self.waiting = self.waiting - known.counted + waiting;
+        known.counted = waiting;
+        if waiting > 0 {
+            self.unwritten.push(room);
+        }
+    }
+
+    /// Closes bars whose time is over, in rooms where no tick came for a while.
+    pub(super) fn close_bars(&mut self) {
         let now = clock::now().utc;
+        let late_ms = self.settings.rules.late_ms;
         let quiet = |desk: &Desk| desk.heard.elapsed() >= Duration::from_millis(CLOSE_MS);
-        for desk in self.rooms.values_mut().filter_map(|known| known.desk.as_mut()) {
-            if quiet(desk)
+        for (room, known) in &mut self.rooms {
+            if let Some(desk) = &mut known.desk
+                && quiet(desk)
                 && !desk.is_reading()
                 && let Some(bars) = &mut desk.bars
+                && bars.handle_time((now + late_ms).saturating_sub(CLOSE_MS))
             {
-                bars.handle_time((now + self.settings.rules.late_ms).saturating_sub(CLOSE_MS));
+                self.touched.insert(room.clone());
             }
         }
+        self.outgoing();
+    }
+
+    /// Writes bars that changed.
+    pub(super) fn keep_bars(&mut self) {
+        let Some(series) = self.means.stores.series.clone() else { return };
         if self.keeping_bars || Instant::now() < self.bars_after {
             return;
         }
         let mut all = Vec::new();
         let mut count = 0;
-        for desk in self.rooms.values_mut().filter_map(|known| known.desk.as_mut()) {
+        while count < BAR_BATCH
+            && let Some(room) = self.unkept.next()
+        {
+            let Some(desk) = self.rooms.get_mut(&room).and_then(|known| known.desk.as_mut()) else {
+                continue;
+            };
             let Some(part) = &mut desk.bars else { continue };
             self.means.metrics.market.bars_dropped.inc_by(std::mem::take(&mut part.dropped));
             let bars = part.unwritten();
-            if !bars.is_empty() && count < BAR_BATCH {
+            if !bars.is_empty() {
                 count += bars.len();
                 all.push((desk.key.clone(), bars));
             }
@@ -140,6 +171,36 @@ impl Floor {
             let result = series.call(|series| series.put_bars(&bars)).await;
             Done::BarsKept(all, result)
         });
+    }
+
+    pub(super) fn bars_kept(
+        &mut self,
+        bars: Vec<(DeskKey, Vec<KeptBar>)>,
+        result: Result<(), StoreError>,
+        again: Instant,
+    ) {
+        self.keeping_bars = false;
+        let full = bars.iter().map(|(_, bars)| bars.len()).sum::<usize>() >= BAR_BATCH;
+        for (key, bars) in bars {
+            let desk = self.of(&key).and_then(|known| known.desk.as_mut());
+            let Some(part) = desk.and_then(|desk| desk.bars.as_mut()) else { continue };
+            if result.is_ok() {
+                part.written(&bars);
+            }
+            let still = part.is_dirty();
+            if still {
+                self.unkept.push(&key.room);
+            }
+            if result.is_ok() {
+                self.means.metrics.market.bars.inc_by(bars.len() as u64);
+            }
+        }
+        if result.is_err() {
+            self.bars_after = again;
+        } else if full {
+            // Others wait already.
+            self.keep_bars();
+        }
     }
 
     /// Newest states of open bars, for rooms that somebody follows.
@@ -161,23 +222,27 @@ impl Floor {
     /// Publishes and keeps what there is to publish and to keep.
     pub(super) fn outgoing(&mut self) {
         let now = clock::now().utc;
-        for desk in self.rooms.values_mut().filter_map(|known| known.desk.as_mut()) {
+        for room in std::mem::take(&mut self.touched) {
+            let Some(desk) = self.rooms.get_mut(&room).and_then(|known| known.desk.as_mut()) else {
+                continue;
+            };
             if let Some(bars) = &mut desk.bars {
                 self.closes.extend(bars.poll_closed(now));
+                if bars.is_dirty() {
+                    self.unkept.push(&room);
+                }
             }
             if let Some(watches) = &mut desk.watches {
-                self.fired.extend(watches.poll_fired());
-                self.states.extend(watches.poll_changed());
+                let dropped = self.hits.push(watches.poll_fired());
+                self.means.metrics.market.hits_lost.inc_by(dropped);
+                self.hits.changed(watches.poll_changed());
             }
+            self.count(&room);
         }
-        let metrics = &self.means.metrics.market;
-        for (queue, dropped) in
-            [(self.closes.len(), &metrics.bars_unpublished), (self.fired.len(), &metrics.hits_lost)]
-        {
-            dropped.inc_by(queue.saturating_sub(WAITING) as u64);
-        }
+        let dropped = self.closes.len().saturating_sub(WAITING);
+        self.means.metrics.market.bars_unpublished.inc_by(dropped as u64);
         self.closes.truncate(WAITING);
-        self.fired.truncate(WAITING);
+        self.append(false);
         self.publish();
         self.fire();
     }
@@ -214,74 +279,5 @@ impl Floor {
             self.publish_after = again;
             closes.into_iter().rev().for_each(|message| self.closes.push_front(message));
         }
-    }
-
-    pub(super) fn fire(&mut self) {
-        let Some(users) = self.means.stores.users.clone() else { return };
-        if Instant::now() < self.fire_after {
-            return;
-        }
-        if !self.firing && !self.fired.is_empty() {
-            self.firing = true;
-            let hits: Vec<_> = self.fired.drain(..self.fired.len().min(HIT_BATCH)).collect();
-            let users = users.clone();
-            self.job(async move {
-                let result = users.call(|users| users.hits.fire(&hits)).await;
-                Done::Fired(hits, result)
-            });
-        }
-        if !self.keeping_states && !self.states.is_empty() {
-            self.keeping_states = true;
-            let states: Vec<_> = std::mem::take(&mut self.states).into_iter().collect();
-            self.job(async move {
-                let result = users.call(|users| users.alerts.keep(&states)).await;
-                Done::StatesKept(states, result)
-            });
-        }
-    }
-
-    pub(super) fn was_fired(
-        &mut self,
-        hits: Vec<(Hit, AlertState)>,
-        result: Result<Vec<Hit>, StoreError>,
-        again: Instant,
-    ) {
-        self.firing = false;
-        match result {
-            Ok(new) => {
-                self.means.metrics.market.hits.inc_by(new.len() as u64);
-                new.into_iter().for_each(|hit| self.tell(hit));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "alerts fired that cannot be kept yet, will try again");
-                self.fire_after = again;
-                hits.into_iter().rev().for_each(|hit| self.fired.push_front(hit));
-            }
-        }
-    }
-
-    /// Pushes a hit into its user's room, and tells those of the user's sessions that do not follow it.
-    pub(super) fn tell(&mut self, hit: Hit) {
-        let (broker, peers) = (self.means.broker.clone(), self.means.peers.clone());
-        let Some(room) = RoomName::of_user(&hit.user_id) else { return };
-        let Ok(data) = to_raw_value(&hit) else { return };
-        let timestamp = clock::now().utc;
-        self.job(async move {
-            let event: std::sync::Arc<str> = "alert".into();
-            let publish = Publish {
-                room: room.clone(),
-                event: event.clone(),
-                data: data.clone(),
-                message_id: Some(format!("alert:{}", hit.hit_id).into()),
-                key: None,
-                timestamp: Some(timestamp),
-            };
-            let Some(Ok(position)) = broker.publish(vec![publish]).await.pop() else {
-                return Done::Told(hit, false);
-            };
-            let message = Message { seq: position.seq, timestamp, event, key: None, data };
-            peers.notify(&hit.user_id, room, position.epoch, message).await;
-            Done::Told(hit, true)
-        });
     }
 }

@@ -9,10 +9,10 @@ use tokio_postgres::{Error, Row};
 
 use super::Postgres;
 use super::alerts::{LOCK_ACTIVE, States, alert, spec};
-use super::calls::{Failed, Repeat, Work, bigint, rows, unsigned};
+use super::calls::{Failed, Parameters, Repeat, Work, bigint, rows, unsigned};
 use super::error::damaged;
 use crate::StoreError;
-use crate::relational::{Alert, AlertState, Hit, Hits, rules};
+use crate::relational::{ACKNOWLEDGED_MS, Alert, AlertState, Hit, Hits, rules};
 
 const INSERT: &str = "INSERT INTO alert_hits (alert_id, user_id, epoch, seq, reached, at) \
     SELECT alert_id, user_id, epoch, seq, reached, at FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::bigint[], \
@@ -27,8 +27,14 @@ const SETTLE: &str = "UPDATE alerts SET side = new.side, armed = new.armed, epoc
 const PENDING: &str = "SELECT hit.id, alert_id, hit.user_id, symbol, field, op, value, once, reached, hit.epoch, hit.seq, at \
     FROM (SELECT * FROM alert_hits WHERE user_id = $1 AND acknowledged_at IS NULL ORDER BY id DESC LIMIT $2) AS hit \
     JOIN alerts ON alerts.id = alert_id ORDER BY hit.id";
-const ACKNOWLEDGE: &str = "UPDATE alert_hits SET acknowledged_at = $3 \
+const ACKNOWLEDGE: &str = "WITH forgotten AS \
+        (DELETE FROM alert_hits WHERE user_id = $1 AND acknowledged_at <= $4) \
+    UPDATE alert_hits SET acknowledged_at = $3 \
     WHERE id = $2 AND user_id = $1 AND acknowledged_at IS NULL RETURNING id";
+const UNTOLD: &str = "SELECT hit.id, alert_id, hit.user_id, symbol, field, op, value, once, reached, hit.epoch, hit.seq, at \
+    FROM (SELECT * FROM alert_hits WHERE NOT told AND acknowledged_at IS NULL ORDER BY id LIMIT $1) AS hit \
+    JOIN alerts ON alerts.id = alert_id ORDER BY hit.id";
+const TOLD: &str = "UPDATE alert_hits SET told = TRUE WHERE id = ANY($1)";
 
 /// Keeps hits, and answers with those that are new. It is not repeated where it may have been done: nobody would be answered
 /// with the hits then.
@@ -132,9 +138,21 @@ impl Hits for Postgres {
     }
 
     async fn acknowledge(&self, user_id: &str, hit_id: u64, now: u64) -> Result<bool, StoreError> {
-        let acknowledged =
-            self.query(Repeat::No, ACKNOWLEDGE, &[&user_id, &bigint(hit_id), &bigint(now)]).await?;
+        // Of a time before 1970 there is nothing to forget.
+        let old = now.checked_sub(ACKNOWLEDGED_MS).map(bigint);
+        let parameters: Parameters<'_> = &[&user_id, &bigint(hit_id), &bigint(now), &old];
+        let acknowledged = self.query(Repeat::No, ACKNOWLEDGE, parameters).await?;
         Ok(!acknowledged.is_empty())
+    }
+
+    async fn untold(&self, most: usize) -> Result<Vec<Hit>, StoreError> {
+        let rows = self.query(Repeat::Yes, UNTOLD, &[&bigint(most as u64)]).await?;
+        rows.iter().map(hit).collect()
+    }
+
+    async fn told(&self, hits: &[u64]) -> Result<(), StoreError> {
+        let ids: Vec<_> = hits.iter().map(|id| bigint(*id)).collect();
+        self.query(Repeat::Yes, TOLD, &[&ids]).await.map(drop)
     }
 }
 

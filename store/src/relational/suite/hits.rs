@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::{EXTREMES, MANY, NOW, done_or_refused, hit, hostile, position, spec, state};
-use crate::relational::{Alert, AlertState, Hit, Relational};
+use crate::relational::{ACKNOWLEDGED_MS, Alert, AlertState, Hit, Relational};
 
 /// Runs every check.
 ///
@@ -11,6 +11,7 @@ use crate::relational::{Alert, AlertState, Hit, Relational};
 /// When a guarantee is broken.
 pub async fn hits(store: &Relational) {
     lists(store).await;
+    telling(store).await;
     once(store).await;
     batches(store).await;
     gone(store).await;
@@ -73,6 +74,31 @@ async fn lists(store: &Relational) {
     store.alerts.keep(&[(one.id, newest.clone())]).await.expect("kept");
     assert_eq!(fire(store, &[hit(&one, position("e2", 8))]).await.len(), 1);
     assert_eq!(read(store, &one).await.state, newest);
+}
+
+async fn telling(store: &Relational) {
+    let one = alert(store, "t", false).await;
+    let untold = async || {
+        let all = store.hits.untold(usize::MAX).await.expect("listed");
+        all.into_iter().filter(|hit| hit.alert_id == one.id).collect::<Vec<_>>()
+    };
+    let hits: Vec<_> = (1..=3).map(|seq| hit(&one, position("e", seq))).collect();
+    let fired = fire(store, &hits).await;
+    assert_eq!(untold().await, fired, "the oldest first");
+    assert_eq!(store.hits.untold(0).await, Ok(Vec::new()));
+    store.hits.told(&[fired[0].hit_id, u64::MAX]).await.expect("marked");
+    store.hits.told(&[]).await.expect("nothing to mark");
+    assert_eq!(store.hits.acknowledge("t", fired[1].hit_id, NOW).await, Ok(true));
+    assert_eq!(untold().await, fired[2..], "who has acknowledged it knows");
+    assert_eq!(pending(store, "t").await.len(), 2, "told is not acknowledged");
+
+    // Long after, what was acknowledged is forgotten, and can be made again.
+    let later = NOW + ACKNOWLEDGED_MS;
+    assert_eq!(store.hits.acknowledge("t", fired[2].hit_id, later - 1).await, Ok(true));
+    assert!(fire(store, &hits[1..2]).await.is_empty(), "known still");
+    assert_eq!(store.hits.acknowledge("t", fired[0].hit_id, later).await, Ok(true));
+    assert_eq!(fire(store, &hits[1..2]).await.len(), 1);
+    assert!(fire(store, &hits[2..]).await.is_empty(), "that one was acknowledged later");
 }
 
 async fn once(store: &Relational) {
