@@ -7,6 +7,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tickmesh_cluster::config::Secret;
 use tickmesh_tests::{Answer, Client, NodeProcess, PostgresServer, SECRET, Sandbox, eventually, token};
+use tokio_postgres::NoTls;
 
 fn sandbox() -> Sandbox {
     Sandbox::with(2, |config| {
@@ -126,7 +127,17 @@ async fn a_node_that_starts_without_its_store_lets_nobody_in_on_what_it_cannot_k
         let revoke = || call(node.address(), &unnamed, "POST", "tokens/revoke", &body);
         eventually("the store is there", || async { revoke().await.status == 200 }).await;
         assert_eq!(judged(node.address(), &evil).await, void());
-        make_key(node.address()).await.1
+        let (_, key) = make_key(node.address()).await;
+        // The node does not wait until it can read again what it was told.
+        let (blocker, connection) = tokio_postgres::connect(&url, NoTls).await.expect("connected");
+        tokio::spawn(connection);
+        blocker.batch_execute("BEGIN; LOCK TABLE api_keys").await.expect("locked");
+        let late = named("late", now() + 600);
+        let body = json!({"token": late});
+        let revoked = call(node.address(), &unnamed, "POST", "tokens/revoke", &body).await;
+        assert_eq!(revoked.status, 200, "{revoked:?}");
+        assert_eq!(judged(node.address(), &late).await, void());
+        key
     };
     postgres.kill();
     let node = NodeProcess::start("n1", "memory", &environment);
