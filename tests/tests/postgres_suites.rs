@@ -9,7 +9,7 @@ use tickmesh_cluster::config::{PostgresConfig, Secret};
 use tickmesh_protocol::market::{AlertSpec, Symbol};
 use tickmesh_store::StoreError;
 use tickmesh_store::relational::postgres::Postgres;
-use tickmesh_store::relational::suite;
+use tickmesh_store::relational::{AlertState, suite};
 use tickmesh_tests::{Authority, PostgresServer, eventually};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::NoTls;
@@ -131,11 +131,12 @@ async fn connections_that_end_are_not_noticed_by_callers() {
     let postgres = migrated(&config(&server.url())).await;
     let alerts = postgres.relational().alerts;
     let spec = AlertSpec::parse(r#"{"symbol":"A","field":"price","op":">","value":1}"#).expect("an alert");
+    let state = AlertState::default();
     for _ in 0..5 {
         let (one, other) = tokio::join!(postgres.ping(), postgres.ping());
         assert_eq!((one, other), (Ok(()), Ok(())));
         assert_eq!(server.sql(TERMINATE), "t");
-        assert!(alerts.create("u", &spec, 1, 99).await.expect("created").is_some());
+        assert!(alerts.create("u", &spec, &state, 1, 99).await.expect("created").is_some());
     }
     // In the middle of a transaction: what was not committed is done again.
     let (blocker, connection) = tokio_postgres::connect(&server.url(), NoTls).await.expect("connected");
@@ -148,7 +149,7 @@ async fn connections_that_end_are_not_noticed_by_callers() {
         eventually("it waits again", || async { server.sql(waits) == "1" }).await;
         blocker.batch_execute("ROLLBACK").await.expect("unlocked");
     };
-    let (created, ()) = tokio::join!(alerts.create("u", &spec, 1, 99), in_the_middle);
+    let (created, ()) = tokio::join!(alerts.create("u", &spec, &state, 1, 99), in_the_middle);
     assert!(created.expect("created").is_some());
     assert_eq!(alerts.of_user("u").await.map(|alerts| alerts.len()), Ok(6), "each once");
 
