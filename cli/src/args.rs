@@ -160,7 +160,7 @@ pub(crate) struct FeedArgs {
     /// How many times faster than it happened; 0 for as fast as possible
     #[arg(long, default_value_t = 1.0)]
     pub(crate) speed: f64,
-    /// Starts over at the end, until stopped
+    /// Starts over at the end, until stopped; the times of further rounds go on behind those of the file
     #[arg(long = "loop")]
     pub(crate) looped: bool,
     /// A node

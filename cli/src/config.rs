@@ -41,6 +41,7 @@ pub(crate) fn run(what: &ConfigCommand) -> anyhow::Result<()> {
         ConfigCommand::Default => print!("{}", Config::default_toml()),
         ConfigCommand::Check { file } => {
             let config = load(&Config::node_defaults(), Some(file), [])?;
+            tickmesh_store::check(&config).map_err(|error| Unusable(error.to_string()))?;
             for warning in config.warnings() {
                 eprintln!("warning: {warning}");
             }

@@ -116,6 +116,43 @@ fn dev_serves_the_page_and_moving_quotes() {
         assert!(Instant::now() < end, "quotes move");
         std::thread::park_timeout(Duration::from_millis(20));
     }
+    // They are of now, in their own words too, though the file is of years ago.
+    let history = server.get("/api/v1/rooms/market_EURUSD/history?limit=1").1;
+    let history: Value = serde_json::from_str(&history).expect("JSON");
+    let newest = &history["messages"][0];
+    let at = newest["data"]["ts"].as_u64().expect("a time");
+    let told = newest["timestamp"].as_u64().expect("a time");
+    assert!(at.abs_diff(told) < DEADLINE.as_millis() as u64, "{newest}");
+}
+
+#[test]
+fn stores_that_a_node_refuses_are_refused_by_the_check_in_the_same_words() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("a path");
+    for (section, named) in [
+        ("[tdengine]\ndsn = \"wss://root:hunter2@host:6041/db\"", "taos+ws://"),
+        ("[tdengine]\ndsn = \"taos://root:hunter2@host:6030/db\"", "taos+ws://"),
+        ("[tdengine]\ndsn = \"ws://root:hunter2@host:6041/Prices\"", "the database's name"),
+        ("[postgres]\nurl = \"postgres://u:hunter2@/db\"", "postgres.url"),
+        ("[postgres]\nurl = \"postgres:///db\"", "postgres.url"),
+    ] {
+        std::fs::write(file.path(), section).expect("written");
+        let checked = run(&["config", "check", path]);
+        let started = run(&["node", "--listen", "127.0.0.1:0", "--config", path]);
+        let said = text(&checked.stderr);
+        assert_eq!((checked.status.code(), started.status.code()), (Some(64), Some(64)), "{section}: {said}");
+        assert!(said.contains(named) && !said.contains("hunter2"), "{section}: {said}");
+        let last = said.lines().last().expect("a line");
+        assert!(text(&started.stderr).contains(last), "{section}: {last} in {}", text(&started.stderr));
+    }
+    for good in [
+        "[tdengine]\ndsn = \"taos+ws://root:pw@host:6041/db\"",
+        "[postgres]\nurl = \"postgres://u:pw@host/db?sslmode=require\"\ntls_ca = \"/of/another/machine\"",
+    ] {
+        std::fs::write(file.path(), good).expect("written");
+        let checked = run(&["config", "check", path]);
+        assert_eq!(checked.status.code(), Some(0), "{good}: {}", text(&checked.stderr));
+    }
 }
 
 #[test]

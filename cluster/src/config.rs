@@ -352,7 +352,10 @@ impl Config {
             },
             socketio: SocketIoConfig { connect_timeout_ms: 45_000, conformance: false },
             rooms: RoomsConfig { class: default_classes() },
-            log: LogConfig { format: LogFormat::Text, level: "info,actix_server=warn".into() },
+            log: LogConfig {
+                format: LogFormat::Text,
+                level: "info,actix_server=warn,refinery_core=warn,tokio_postgres=warn".into(),
+            },
             market: MarketConfig {
                 prefix: "market_".into(),
                 late_ms: 60_000,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use parking_lot::RwLock;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -17,6 +16,7 @@ use tickmesh_cluster::config::{Anonymous, AuthConfig, JwtAlgorithm};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::identity::{Grants, Identity, Role};
+use tokio::sync::watch;
 
 /// Longest user id in bytes: it is part of room names.
 pub const MAX_USER_LEN: usize = 100;
@@ -36,6 +36,8 @@ pub struct Kept {
     pub keys: HashMap<[u8; 32], Identity>,
     /// Claims `jti` of tokens that are void.
     pub revoked: HashSet<String>,
+    /// There is a store that was never read: what it has is not known.
+    pub unread: bool,
 }
 
 impl Kept {
@@ -45,7 +47,8 @@ impl Kept {
         match credential.split_once(':') {
             Some(("jti", jti)) => self.revoked.contains(jti),
             Some(("key", _)) => {
-                !self.keys.values().any(|known| known.credential.as_deref() == Some(credential))
+                !self.unread
+                    && !self.keys.values().any(|known| known.credential.as_deref() == Some(credential))
             }
             _ => false,
         }
@@ -64,6 +67,9 @@ pub enum AuthError {
     /// The token was valid once.
     #[error("the token expired")]
     Expired,
+    /// What the store has is not known yet, so nobody can tell whether the key is there or the token void.
+    #[error("api keys and revoked tokens are not known yet, try again later")]
+    Unknown,
 }
 
 impl AuthError {
@@ -73,6 +79,7 @@ impl AuthError {
         match self {
             Self::Required | Self::Failed(_) => CloseCode::AuthFailed,
             Self::Expired => CloseCode::TokenExpired,
+            Self::Unknown => CloseCode::Overloaded,
         }
     }
 }
@@ -83,6 +90,7 @@ impl From<AuthError> for Failure {
             AuthError::Required => ErrorCode::AuthRequired,
             AuthError::Failed(_) => ErrorCode::AuthFailed,
             AuthError::Expired => ErrorCode::AuthTokenExpired,
+            AuthError::Unknown => ErrorCode::ServiceUnavailable,
         };
         Self::new(code, error.to_string())
     }
@@ -127,7 +135,8 @@ pub struct Auth {
     anonymous: Anonymous,
     jwt: Option<(DecodingKey, Validation)>,
     api_keys: Vec<(String, String, Role)>,
-    kept: RwLock<Arc<Kept>>,
+    kept: watch::Sender<Arc<Kept>>,
+    leeway_ms: u64,
 }
 
 impl Auth {
@@ -164,18 +173,53 @@ impl Auth {
             .iter()
             .map(|key| (key.name.clone(), key.key.expose().to_owned(), key.role))
             .collect();
-        Ok(Self { anonymous: config.anonymous, jwt, api_keys, kept: RwLock::default() })
+        let leeway_ms = config.leeway_s.saturating_mul(1_000);
+        let kept = watch::Sender::default();
+        Ok(Self { anonymous: config.anonymous, jwt, api_keys, kept, leeway_ms })
     }
 
-    /// Takes what a store has now.
-    pub fn set_kept(&self, kept: Arc<Kept>) {
-        *self.kept.write() = kept;
+    /// Milliseconds after its expiry in which a token is still taken.
+    #[must_use]
+    pub fn leeway_ms(&self) -> u64 {
+        self.leeway_ms
     }
 
-    /// What the store had when it was asked last.
+    /// There is a store. Until it is read, its keys and all tokens with a `jti` are refused with [`AuthError::Unknown`].
+    pub fn expect_kept(&self) {
+        self.change_kept(|kept| kept.unread = true);
+    }
+
+    /// Waits until the store, if there is one, was read.
+    pub async fn kept_known(&self) {
+        // The sender lives as long as this.
+        let _ = self.kept.subscribe().wait_for(|kept| !kept.unread).await;
+    }
+
+    /// What the store had when it was asked last, and what was changed since.
     #[must_use]
     pub fn kept(&self) -> Arc<Kept> {
-        self.kept.read().clone()
+        self.kept.borrow().clone()
+    }
+
+    /// Takes what the store has, unless something else was taken since `before`, which [`kept`](Self::kept) gave before the
+    /// store was asked: then it may lack a later change. Answers whether it was taken.
+    pub fn replace_kept(&self, before: &Arc<Kept>, kept: Arc<Kept>) -> bool {
+        self.kept.send_if_modified(|held| {
+            let same = Arc::ptr_eq(held, before);
+            if same {
+                *held = kept;
+            }
+            same
+        })
+    }
+
+    /// Changes what is known, without a look at the store.
+    pub fn change_kept(&self, change: impl FnOnce(&mut Kept)) {
+        self.kept.send_modify(|held| {
+            let mut kept = Kept::clone(held);
+            change(&mut kept);
+            *held = Arc::new(kept);
+        });
     }
 
     /// The identity that a token or API key stands for; without one, the anonymous identity where that is allowed.
@@ -185,9 +229,9 @@ impl Auth {
     /// When there is none.
     pub fn identify(&self, credential: Option<&str>, now: u64) -> Result<Identity, AuthError> {
         match (credential, self.anonymous) {
-            (Some(credential), _) if credential.starts_with(KEY_PREFIX) => self.kept_key(credential, now),
             (Some(credential), _) => match self.api_key(credential) {
                 Some(identity) => Ok(identity),
+                None if credential.starts_with(KEY_PREFIX) => self.kept_key(credential, now),
                 None => self.verify(credential, now),
             },
             (None, Anonymous::None) => Err(AuthError::Required),
@@ -214,8 +258,26 @@ impl Auth {
     /// The identity in a JSON Web Token; `now` is in UTC milliseconds.
     ///
     /// # Errors
-    /// When its signature, time or claims are not right.
+    /// When its signature, time or claims are not right, it was revoked, or nobody knows whether it was.
     pub fn verify(&self, token: &str, now: u64) -> Result<Identity, AuthError> {
+        let identity = self.read(token, now)?;
+        if let Some(credential) = &identity.credential {
+            let kept = self.kept.borrow();
+            if kept.unread {
+                return Err(AuthError::Unknown);
+            }
+            if kept.is_void(credential) {
+                return Err(AuthError::Failed("it was revoked".into()));
+            }
+        }
+        Ok(identity)
+    }
+
+    /// The identity in a JSON Web Token, whether or not it was revoked; `now` is in UTC milliseconds.
+    ///
+    /// # Errors
+    /// When its signature, time or claims are not right.
+    pub fn read(&self, token: &str, now: u64) -> Result<Identity, AuthError> {
         let failed = |text: &str| AuthError::Failed(text.to_owned());
         let (key, validation) = self.jwt.as_ref().ok_or_else(|| failed("no key is configured"))?;
         let claims = decode::<Claims>(token, key, validation)
@@ -232,9 +294,6 @@ impl Auth {
             .claims;
         if !(1..=MAX_USER_LEN).contains(&claims.sub.len()) {
             return Err(failed("sub has 1 to 100 bytes"));
-        }
-        if claims.jti.as_ref().is_some_and(|jti| self.kept.read().revoked.contains(jti)) {
-            return Err(failed("it was revoked"));
         }
         let role = claims.role.unwrap_or(Role::User);
         if role == Role::Anonymous {
@@ -254,7 +313,11 @@ impl Auth {
 
     fn kept_key(&self, credential: &str, now: u64) -> Result<Identity, AuthError> {
         // Found by its hash: the time that takes tells nothing of the key.
-        let identity = self.kept.read().keys.get(&hash(credential)).cloned();
+        let kept = self.kept();
+        let identity = kept.keys.get(&hash(credential)).cloned();
+        if identity.is_none() && kept.unread {
+            return Err(AuthError::Unknown);
+        }
         let identity = identity.ok_or_else(|| AuthError::Failed("there is no such key".into()))?;
         if identity.expires_at.is_some_and(|at| at <= now) {
             return Err(AuthError::Expired);
@@ -271,5 +334,84 @@ impl Auth {
             }
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use serde_json::{Value, json};
+    use tickmesh_cluster::config::{ApiKey, Config, Secret};
+
+    use super::*;
+
+    const SECRET: &str = "a secret of the tests, long enough";
+    const FIXED: &str = "tmk_a_key_of_the_configuration";
+    const KEPT: &str = "tmk_a_key_of_the_store";
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn auth() -> Auth {
+        let mut config = Config::node_defaults().auth;
+        config.jwt_secret = Secret::new(SECRET);
+        let key = Secret::new(FIXED);
+        config.api_keys = vec![ApiKey { name: "fixed".into(), key, role: Role::Publisher }];
+        Auth::new(&config).unwrap()
+    }
+
+    fn token(jti: Option<&str>) -> String {
+        let mut claims = json!({"sub": "alice", "exp": 4_000_000_000u64});
+        if let Some(jti) = jti {
+            claims["jti"] = Value::from(jti);
+        }
+        encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    }
+
+    fn with_key() -> Kept {
+        Kept { keys: HashMap::from([(hash(KEPT), Identity::user("kept"))]), ..Kept::default() }
+    }
+
+    #[test]
+    fn a_configured_key_may_begin_like_one_of_the_store() {
+        let auth = auth();
+        assert_eq!(auth.identify(Some(FIXED), NOW).unwrap().user_id, "fixed");
+        assert!(matches!(auth.identify(Some(KEPT), NOW), Err(AuthError::Failed(_))));
+        auth.change_kept(|kept| *kept = with_key());
+        assert_eq!(auth.identify(Some(KEPT), NOW).unwrap().user_id, "kept");
+    }
+
+    #[test]
+    fn nobody_is_let_in_on_what_a_store_has_that_was_never_read() {
+        let auth = auth();
+        auth.expect_kept();
+        for unknown in [KEPT, &token(Some("j"))] {
+            let error = auth.identify(Some(unknown), NOW).unwrap_err();
+            assert_eq!((error.close_code(), &error), (CloseCode::Overloaded, &AuthError::Unknown));
+            assert_eq!(Failure::from(error).code, ErrorCode::ServiceUnavailable);
+        }
+        // What the store has nothing to say about.
+        for known in [FIXED, &token(None)] {
+            assert!(auth.identify(Some(known), NOW).is_ok());
+        }
+        assert_eq!(auth.identify(Some("a.b.c"), NOW), Err(AuthError::Failed("malformed".into())));
+        assert!(!auth.kept().is_void("key:1"), "sessions of before are not ended for it");
+
+        let before = auth.kept();
+        assert!(auth.replace_kept(&before, Arc::new(with_key())));
+        for known in [KEPT, &token(Some("j"))] {
+            assert!(auth.identify(Some(known), NOW).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_a_change_does_not_undo_it() {
+        let auth = auth();
+        let before = auth.kept();
+        auth.change_kept(|kept| kept.revoked.extend(["j".into()]));
+        assert!(!auth.replace_kept(&before, Arc::default()));
+        let void = token(Some("j"));
+        assert_eq!(auth.verify(&void, NOW), Err(AuthError::Failed("it was revoked".into())));
+        assert!(auth.read(&void, NOW).is_ok());
+        assert!(auth.replace_kept(&auth.kept(), Arc::default()));
+        assert!(auth.verify(&void, NOW).is_ok());
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/alerts", web::post().to(market::create_alert))
                 .route("/alerts/{id}", web::delete().to(market::delete_alert))
                 .route("/alerts/hits/{id}/ack", web::post().to(market::acknowledge))
-                .route("/keys", web::get().to(credentials::keys))
+                .route("/keys", web::get().to(credentials::list_keys))
                 .route("/keys", web::post().to(credentials::create_key))
                 .route("/keys/{id}", web::delete().to(credentials::revoke_key))
                 .route("/tokens/revoke", web::post().to(credentials::revoke_token))
@@ -75,7 +75,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
 
 pub(crate) async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let text = format!("there is no {} {}", request.method(), request.path());
-    Err(ApiError { status: StatusCode::NOT_FOUND, failure: Failure::new(ErrorCode::InvalidAction, text) })
+    Err(ApiError::absent(ErrorCode::InvalidAction, &text))
 }
 
 /// A failure as an HTTP answer.
@@ -88,8 +88,12 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     fn not_found(message: &str) -> Self {
-        let failure = Failure::new(ErrorCode::RoomNotFound, message);
-        Self { status: StatusCode::NOT_FOUND, failure }
+        Self::absent(ErrorCode::RoomNotFound, message)
+    }
+
+    /// 404 with another code than that of rooms.
+    fn absent(code: ErrorCode, message: &str) -> Self {
+        Self { status: StatusCode::NOT_FOUND, failure: Failure::new(code, message) }
     }
 }
 

@@ -18,7 +18,6 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tickmesh_cluster::broker::BrokerError;
 use tickmesh_cluster::presence::Attendee;
-use tickmesh_edge::auth::Kept;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::identity::{Identity, Role};
@@ -73,8 +72,8 @@ pub(crate) enum Request {
     Session(String, oneshot::Sender<Option<SessionInfo>>),
     /// Ends one session; answers whether there is one.
     Disconnect(String, oneshot::Sender<bool>),
-    /// Ends the sessions that came with a credential that is void by now.
-    Revoked(Arc<Kept>),
+    /// Ends the sessions whose credential is void now, whatever it was when this was asked.
+    Revoked,
     /// Ends all sessions but those whose client is at a gateway, which moves them.
     CloseDirect(CloseCode),
 }
@@ -219,7 +218,8 @@ impl Hub {
                 let found = inner.by_id(&id).map(|member| member.close(CloseCode::Disconnected));
                 let _ = reply.send(found.is_some());
             }
-            Request::Revoked(kept) => {
+            Request::Revoked => {
+                let kept = self.shared.auth.kept();
                 let void = |member: &&Member| {
                     member.credential.as_deref().is_some_and(|credential| kept.is_void(credential))
                 };

@@ -210,10 +210,11 @@ impl Node {
         })
     }
 
-    /// Waits until the node has joined its cluster and is ready for clients, but no longer than `patience`: it serves all
-    /// the same, and goes on trying.
+    /// Waits until the node has joined its cluster, knows the keys and revocations of its store and is ready for clients, but
+    /// no longer than `patience`: it serves all the same, and goes on trying.
     pub async fn joined(&self, patience: Duration) {
-        self.shared.peers.in_cluster(patience).await;
+        let known = tokio::time::timeout(patience, self.shared.auth.kept_known());
+        let _ = tokio::join!(self.shared.peers.in_cluster(patience), known);
     }
 
     /// Where it listens.

@@ -17,7 +17,7 @@ use crate::frame::{self, Opcode};
 use crate::message::{Fields, Message, msgpack_from_json};
 use crate::room::RoomName;
 
-pub use socketio::{OFFSET_EVENT, STREAM_PREFIX, socketio_notice, stream_symbol};
+pub use socketio::{OFFSET_EVENT, STREAM_PREFIX, socketio_message, socketio_notice, stream_symbol};
 
 /// The subprotocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

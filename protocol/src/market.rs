@@ -175,6 +175,7 @@ impl Timeframe {
     pub fn name(self) -> String {
         match self {
             Self::Kept(period) => period.as_str().to_owned(),
+            Self::Minutes(minutes) if minutes % 60 == 0 => format!("{}h", minutes / 60),
             Self::Minutes(minutes) => format!("{minutes}m"),
         }
     }
@@ -474,6 +475,9 @@ mod tests {
         assert_eq!(Timeframe::parse("60m"), Ok(Timeframe::Kept(Period::Hour)));
         assert_eq!(Timeframe::parse("30m"), Ok(Timeframe::Minutes(30)));
         assert_eq!(Timeframe::parse("4h"), Ok(Timeframe::Minutes(240)));
+        for (text, name) in [("4h", "4h"), ("240m", "4h"), ("24h", "24h"), ("90m", "90m"), ("60m", "1h")] {
+            assert_eq!(Timeframe::parse(text).map(Timeframe::name).as_deref(), Ok(name));
+        }
         for bad in ["", "m", "0m", "01m", "-1m", "1.5h", "25h", "99999m", "1w", "1m; drop table x", "٣m"] {
             assert!(Timeframe::parse(bad).is_err(), "{bad}");
         }

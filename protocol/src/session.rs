@@ -78,7 +78,8 @@ enum Purpose {
     Authenticate,
     Presence,
     Ask,
-    Missed,
+    /// Of this user.
+    Missed(String),
 }
 
 /// The machine; see the module's documentation.
@@ -258,7 +259,7 @@ impl Session {
                 self.subscribed(now, stamp, ticket, &room, result, respond);
             }
             (Purpose::Ask, Reply::Data(Ok(data))) => self.respond_raw(stamp, &data, None),
-            (Purpose::Missed, Reply::Missed(hits)) => self.missed(now, &hits),
+            (Purpose::Missed(user_id), Reply::Missed(hits)) => self.missed(now, &user_id, &hits),
             (Purpose::Publish, Reply::Published(Ok(position))) => {
                 self.respond(stamp, &position);
             }

@@ -10,11 +10,13 @@
 //! The guarantees stand in the docs of the traits, and one suite for each runs on every implementation. This crate must not
 //! know sessions, rooms' logs or who may do what.
 
+mod check;
 pub mod guard;
 mod open;
 pub mod relational;
 pub mod series;
 
+pub use check::check;
 pub use open::{PoolGauge, PoolStatus, Stores, StoresError};
 use tickmesh_protocol::error::{ErrorCode, Failure};
 

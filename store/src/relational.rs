@@ -47,7 +47,8 @@ pub struct ApiKey {
     pub user_id: String,
     /// What its bearer is.
     pub role: Role,
-    /// Rooms beyond the classes.
+    /// Rooms beyond the classes; called as in tokens.
+    #[serde(rename = "rooms")]
     pub grants: Grants,
     /// UTC milliseconds.
     pub created_at: u64,

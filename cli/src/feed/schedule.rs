@@ -1,4 +1,4 @@
-//! When a tick is due: a pure function of its time.
+//! When a tick is due, and under which time it is published: pure functions of its time.
 
 use std::time::Duration;
 
@@ -26,9 +26,43 @@ impl Schedule {
     }
 }
 
+/// Milliseconds between the last tick of a round and the first of the next one, under [`Times::File`].
+const BETWEEN_MS: u64 = 1_000;
+
+/// Under which times ticks are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Times {
+    /// Those of the file. Further rounds go on behind it: each is later by the file's length and a second.
+    File,
+    /// As if the first tick of a round happened when it is published.
+    Now,
+}
+
+impl Times {
+    /// Milliseconds to add to the times of a round, counted from 0: of ticks of which the first has the time `first`, and the
+    /// others any from `span.0` to `span.1`. All in UTC milliseconds.
+    pub(super) fn shift(self, round: u64, first: u64, span: (u64, u64), now: u64) -> i64 {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        match self {
+            Self::File => signed((span.1 - span.0).saturating_add(BETWEEN_MS).saturating_mul(round)),
+            Self::Now => signed(now).saturating_sub(signed(first)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_go_on_in_time() {
+        let (span, now) = ((1_000, 31_000), 5_000_000);
+        let shift = |times: Times, round| times.shift(round, 2_000, span, now);
+        assert_eq!([0, 1, 2].map(|round| shift(Times::File, round)), [0, 31_000, 62_000]);
+        assert_eq!(shift(Times::Now, 7), 4_998_000);
+        assert_eq!(Times::Now.shift(0, 9_000, (9_000, 9_000), 4_000), -5_000);
+        assert_eq!(Times::File.shift(u64::MAX, 0, (0, u64::MAX), 0), i64::MAX);
+    }
 
     #[test]
     fn time_is_scaled() {

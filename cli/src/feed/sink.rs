@@ -41,7 +41,7 @@ impl Sink for BrokerSink {
             .map(|message| Publish {
                 room: message.room.clone(),
                 event: message.event.name().into(),
-                data: message.data.to_owned(),
+                data: message.data.clone(),
                 message_id: None,
                 key: None,
                 timestamp: None,

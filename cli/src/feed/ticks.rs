@@ -33,7 +33,8 @@ pub(super) struct Tick {
     market: RoomName,
     stream: RoomName,
     event: Event,
-    data: Box<RawValue>,
+    /// The data but its last key, which is the time.
+    data: String,
 }
 
 /// A message to be published.
@@ -41,7 +42,7 @@ pub(super) struct Tick {
 pub(super) struct Message<'a> {
     pub(super) room: &'a RoomName,
     pub(super) event: Event,
-    pub(super) data: &'a RawValue,
+    pub(super) data: Box<RawValue>,
     pub(super) message_id: String,
 }
 
@@ -89,14 +90,16 @@ struct Row<'a> {
 }
 
 impl Tick {
-    /// The tick for those who follow the market, and for those who follow the stream.
-    pub(super) fn messages(&self, id: &str) -> [Message<'_>; 2] {
-        [&self.market, &self.stream].map(|room| Message {
+    /// The tick for those who follow the market, and for those who follow the stream, as if it happened at a time in UTC
+    /// milliseconds.
+    pub(super) fn messages(&self, id: &str, ts_ms: u64) -> serde_json::Result<[Message<'_>; 2]> {
+        let data = RawValue::from_string(format!("{}{ts_ms}}}", self.data))?;
+        Ok([&self.market, &self.stream].map(|room| Message {
             room,
             event: self.event,
-            data: &self.data,
+            data: data.clone(),
             message_id: id.to_owned(),
-        })
+        }))
     }
 }
 
@@ -169,8 +172,7 @@ fn tick(line: u64, row: &Row<'_>) -> Result<Tick, String> {
     if numbers == 0 {
         return Err("neither prices nor volumes".into());
     }
-    data.push_str(&format!(r#","ts":{}}}"#, row.ts_ms));
-    let data = RawValue::from_string(data).map_err(|error| error.to_string())?;
+    data.push_str(r#","ts":"#);
     Ok(Tick { line, ts_ms: row.ts_ms, market: room("market_")?, stream: room("stream_")?, event, data })
 }
 
@@ -190,7 +192,7 @@ mod tests {
     fn a_row_becomes_two_messages_and_keeps_its_digits() {
         let rows = rows("1577916000065,EURUSD,FX,quote,,,1.121200,,1.121720,\n");
         let tick = rows[0].as_ref().unwrap();
-        let [market, stream] = tick.messages("id");
+        let [market, stream] = tick.messages("id", tick.ts_ms).unwrap();
         assert_eq!((market.room.as_str(), stream.room.as_str()), ("market_EURUSD", "stream_EURUSD"));
         let json = serde_json::to_string(&market).unwrap();
         assert_eq!(

@@ -273,9 +273,9 @@ pub(super) const KEYS: &[Key] = &[
     key("postgres.required", Kind::Bool, "Whether a node is not ready for clients while PostgreSQL is away."),
     key(
         "tdengine.dsn",
-        Kind::SecretUrl(&["taos", "taos+ws", "taos+wss", "ws", "wss", "taosws"]),
-        "The time-series store, for ticks and bars: ws://user:password@host:6041/database. Empty: in this process with\n\
-         broker.url = \"memory\", none with Redis.",
+        Kind::SecretUrl(&["ws", "taos+ws"]),
+        "The time-series store, for ticks and bars: ws://user:password@host:6041/database, without TLS. Empty: in this\n\
+         process with broker.url = \"memory\", none with Redis.",
     ),
     key("tdengine.pool_max", Kind::Int(1, 1_000), "Connections of a node to TDengine, at most."),
     key(

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tickmesh_edge::auth::{self, KEY_PREFIX};
 use tickmesh_protocol::error::{ErrorCode, Failure};
-use tickmesh_protocol::identity::{Grants, Role};
+use tickmesh_protocol::identity::{Grants, Identity, Role};
 use tickmesh_protocol::room::RoomName;
 use tickmesh_store::relational::{ApiKey, RevokedToken};
 
 use super::{ApiError, Caller, WorkerData};
-use crate::clock;
+use crate::{clock, keys};
 
 /// Longest `jti` in bytes.
 const MAX_JTI_LEN: usize = 128;
@@ -62,9 +62,10 @@ pub(super) async fn create_key(
         expires_at,
     };
     worker.users()?.call(|users| users.credentials.add_key(&key)).await.map_err(Failure::from)?;
-    worker.peers.credentials_changed().await;
     let mut told = json!(key);
     told["key"] = secret.into();
+    keys::apply(&worker, |kept| kept.keys.extend([keys::identity(key)])).await;
+    worker.peers.credentials_changed().await;
     Ok(HttpResponse::Created().json(told))
 }
 
@@ -73,7 +74,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// All keys, without the keys themselves.
-pub(super) async fn keys(worker: WorkerData, caller: Caller) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list_keys(worker: WorkerData, caller: Caller) -> Result<HttpResponse, ApiError> {
     caller.may_operate()?;
     let keys = worker.users()?.call(|users| users.credentials.keys()).await.map_err(Failure::from)?;
     Ok(HttpResponse::Ok().json(json!({ "keys": keys })))
@@ -89,8 +90,11 @@ pub(super) async fn revoke_key(
     let removed =
         worker.users()?.call(|users| users.credentials.remove_key(&id)).await.map_err(Failure::from)?;
     if !removed {
-        return Err(ApiError::not_found("there is no such key"));
+        return Err(ApiError::absent(ErrorCode::InvalidParameters, "there is no such key"));
     }
+    let void = keys::credential(&id);
+    let is_void = |who: &Identity| who.credential.as_ref() == Some(&void);
+    keys::apply(&worker, |kept| kept.keys.retain(|_, who| !is_void(who))).await;
     worker.peers.credentials_changed().await;
     Ok(HttpResponse::Ok().json(json!({ "id": *id, "status": "revoked" })))
 }
@@ -109,10 +113,11 @@ pub(super) async fn revoke_token(
     body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
     caller.may_operate()?;
+    let now = clock::now().utc;
     let token = match read(&body)? {
         Revocation { token: Some(token), .. } => {
-            let now = clock::now().utc;
-            let identity = worker.auth.verify(&token, now).map_err(Failure::from)?;
+            // One that is void already may be revoked again.
+            let identity = worker.auth.read(&token, now).map_err(Failure::from)?;
             let jti = identity.credential.and_then(|id| id.strip_prefix("jti:").map(str::to_owned));
             let jti = jti.ok_or_else(|| Failure::parameters("the token has no jti"))?;
             RevokedToken { jti, expires_at: identity.expires_at.unwrap_or(u64::MAX >> 1) }
@@ -120,6 +125,10 @@ pub(super) async fn revoke_token(
         Revocation { jti: Some(jti), expires_at: Some(expires_at), .. }
             if (1..=MAX_JTI_LEN).contains(&jti.len()) =>
         {
+            if expires_at <= now.saturating_sub(worker.auth.leeway_ms()) {
+                let text = "expires_at is in UTC milliseconds and lies in the past";
+                return Err(Failure::parameters(text).into());
+            }
             RevokedToken { jti, expires_at: expires_at.min(u64::MAX >> 1) }
         }
         _ => {
@@ -128,6 +137,7 @@ pub(super) async fn revoke_token(
         }
     };
     worker.users()?.call(|users| users.credentials.revoke(&token)).await.map_err(Failure::from)?;
+    keys::apply(&worker, |kept| kept.revoked.extend([token.jti.clone()])).await;
     worker.peers.credentials_changed().await;
     Ok(HttpResponse::Ok().json(json!({ "jti": token.jti, "status": "revoked" })))
 }

@@ -22,6 +22,21 @@ pub fn socketio_notice(room: &str, event: &str, server_time: u64, data: &impl Se
     out
 }
 
+/// What is no message of a log, in the shape of one: the data stands beside the room. Without a room `room` is empty.
+#[must_use]
+pub fn socketio_message(room: &str, event: &str, seq: u64, timestamp: u64, data: &impl Serialize) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Body<'a, T> {
+        room: &'a str,
+        seq: u64,
+        timestamp: u64,
+        data: &'a T,
+    }
+    let mut out = b"42".to_vec();
+    out.extend_from_slice(&json(&(event, Body { room, seq, timestamp, data })));
+    out
+}
+
 /// The event behind a room's messages whose one argument, a string, is what Socket.IO clients of version 4.6 and later
 /// come back with as the `offset` that they reached. It is an event of its own because a second argument of the message's
 /// event would be one more than the handlers of other clients take.

@@ -112,19 +112,26 @@ impl Session {
             let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
             // This answers nothing that the client has asked.
             let number = self.number.take();
-            self.command(wait(stamp, Purpose::Missed), Command::Missed(self.identity.user_id.clone()));
+            let user_id = self.identity.user_id.clone();
+            self.command(wait(stamp, Purpose::Missed(user_id.clone())), Command::Missed(user_id));
             self.number = number;
         }
     }
 
-    /// Tells the client what its user missed.
-    pub(super) fn missed(&mut self, now: Now, hits: &[String]) {
-        let Some(room) = RoomName::of_user(&self.identity.user_id) else { return };
+    /// Tells the client what this user missed, if it is still theirs. To who follows the user's room these are notices of no
+    /// room: they have no place in the order of its messages.
+    pub(super) fn missed(&mut self, now: Now, user_id: &str, hits: &[String]) {
+        let here = self.identity.role != Role::Anonymous && self.identity.user_id == user_id;
+        let Some(room) = RoomName::of_user(user_id).filter(|_| here && !self.is_outside()) else { return };
+        let room = if self.subscriptions.contains_key(&room) { "" } else { room.as_str() };
         for hit in hits {
             let Ok(data) = serde_json::from_str::<Box<RawValue>>(hit) else { continue };
             self.counters.notifications_out += 1;
-            let frame = self.notify(room.as_str(), "alert", 0, now.utc, &data);
-            self.push(frame, Kind::Live, None, None);
+            let json = match &self.face {
+                Some(_) => encode::socketio_message(room, "alert", 0, now.utc, &data),
+                None => encode::notice(room, "alert", 0, now.utc, &data),
+            };
+            self.push(encode::frame_json(&json, self.wire.encoding), Kind::Live, None, None);
         }
     }
 
@@ -195,8 +202,11 @@ impl Session {
             let failure = Failure::new(ErrorCode::PermissionDenied, "the token is of another user");
             return self.fail(stamp, &failure);
         }
+        let is_new = self.identity.role == Role::Anonymous;
         self.identity = identity;
-        self.ask_missed(now);
+        if is_new {
+            self.ask_missed(now);
+        }
         let data = json!({ "user_id": self.identity.user_id, "expires_at": self.identity.expires_at });
         let change = Change::Identity(Box::new(self.identity.clone()));
         self.respond_raw(stamp, &data.to_string(), Some(change));

@@ -3,6 +3,21 @@
 use super::*;
 use crate::market::{Ask, Backfill};
 
+/// What is told of missed hits: rooms, numbers and the hits' ids.
+fn hits(seen: &[Value]) -> Vec<(&str, u64, u64)> {
+    assert!(seen.iter().all(|hit| hit["event"] == "alert"), "{seen:?}");
+    seen.iter()
+        .map(|hit| {
+            let id = hit["data"]["hit_id"].as_u64().unwrap();
+            (hit["room"].as_str().unwrap(), hit["seq"].as_u64().unwrap(), id)
+        })
+        .collect()
+}
+
+fn missed() -> Reply {
+    Reply::Missed(vec![r#"{"hit_id":1,"value":1.10}"#.into(), r#"{"hit_id":2}"#.into()])
+}
+
 fn keeping_users() -> Policy {
     Policy { keeps_users: true, ..policy() }
 }
@@ -100,12 +115,8 @@ fn users_are_told_what_they_missed_once_for_each_connection() {
     let mut client = Client::with(keeping_users(), Identity::user("alice"));
     let (ticket, command) = client.session.poll_command().unwrap();
     assert!(matches!(&command, Command::Missed(user) if user == "alice"), "{command:?}");
-    client
-        .reply(ticket, Reply::Missed(vec![r#"{"hit_id":1,"value":1.10}"#.into(), r#"{"hit_id":2}"#.into()]));
-    let seen = client.read();
-    let told: Vec<_> = seen.iter().map(|hit| (&hit["event"], &hit["room"], &hit["data"]["hit_id"])).collect();
-    let (alert, own) = ("alert".into(), "user_alice".into());
-    assert_eq!(told, [(&alert, &own, &1.into()), (&alert, &own, &2.into())]);
+    client.reply(ticket, missed());
+    assert_eq!(hits(&client.read()), [("user_alice", 0, 1), ("user_alice", 0, 2)]);
     assert!(client.session.poll_command().is_none());
 
     // Nobody has missed anything; and who moves to another node is not told again.
@@ -114,4 +125,103 @@ fn users_are_told_what_they_missed_once_for_each_connection() {
     let snapshot = client.session.snapshot();
     let mut moved = Session::restore(client.now, Arc::new(keeping_users()), snapshot, false);
     assert!(moved.poll_command().is_none());
+}
+
+#[test]
+fn who_renews_a_token_is_not_told_again_and_who_shows_the_first_one_is() {
+    let auth = r#"{"type":"request","request_id":"a","action":"auth","payload":{"token":"t"}}"#;
+    for (before, asked) in [(Identity::user("alice"), false), (Identity::anonymous(), true)] {
+        let mut client = Client::with(keeping_users(), before);
+        while client.session.poll_command().is_some() {}
+        client.say(auth);
+        let (ticket, _) = client.session.poll_command().unwrap();
+        client.reply(ticket, Reply::Identity(Ok(Identity::user("alice"))));
+        assert_eq!(client.read()[0]["success"], true);
+        let command = client.session.poll_command();
+        assert_eq!(matches!(command, Some((_, Command::Missed(_)))), asked, "{command:?}");
+    }
+}
+
+#[test]
+fn missed_hits_are_no_messages_of_a_room_that_is_followed() {
+    let mut client = Client::with(keeping_users(), Identity::user("alice"));
+    let (asked, _) = client.session.poll_command().unwrap();
+    client.say(r#"{"type":"subscribe","request_id":"s","room":"user_alice"}"#);
+    let (ticket, _) = client.session.poll_command().unwrap();
+    // Before the answer and behind it.
+    client.reply(asked, missed());
+    assert_eq!(hits(&client.read()), [("", 0, 1), ("", 0, 2)]);
+    client.reply(ticket, history("x", 1..=2, true));
+    assert_eq!(client.read()[0]["data"]["seq"], 2);
+
+    let mut client = Client::with(keeping_users(), Identity::user("alice"));
+    let (asked, _) = client.session.poll_command().unwrap();
+    client.say(r#"{"type":"subscribe","request_id":"s","room":"user_alice"}"#);
+    let (ticket, _) = client.session.poll_command().unwrap();
+    client.reply(ticket, history("x", 1..=2, true));
+    client.read();
+    client.reply(asked, missed());
+    assert_eq!(hits(&client.read()), [("", 0, 1), ("", 0, 2)]);
+}
+
+#[test]
+fn missed_hits_have_the_shape_of_live_ones_for_socket_io_and_are_told_to_their_user() {
+    let handshake = Handshake { sid: "e".into(), pid: "p".into(), upgrades: false };
+    let session =
+        Session::socketio(T0, "s", Arc::new(keeping_users()), &handshake, None, Application::Tickmesh, false);
+    let mut client = Socket { session };
+    let enter = |client: &mut Socket, user: &str| {
+        while client.session.poll_command().is_some() {}
+        client.say("40");
+        let (ticket, _) = client.session.poll_command().unwrap();
+        client.session.handle_reply(T0, ticket, Reply::Identity(Ok(Identity::user(user))));
+        client.read();
+        let (ticket, command) = client.session.poll_command().unwrap();
+        assert!(matches!(&command, Command::Missed(of) if of == user), "{command:?}");
+        ticket
+    };
+    let asked = enter(&mut client, "alice");
+    client.session.handle_reply(T0, asked, missed());
+    let shape = |room: &str, data: &str| {
+        format!(r#"42["alert",{{"room":"{room}","seq":0,"timestamp":{},"data":{data}}}]"#, T0.utc)
+    };
+    let data = [r#"{"hit_id":1,"value":1.10}"#, r#"{"hit_id":2}"#];
+    assert_eq!(client.read(), data.map(|data| shape("user_alice", data)));
+
+    // Who has left meanwhile, or is somebody else now, is told nothing.
+    client.say("41");
+    let asked = enter(&mut client, "alice");
+    client.say("41");
+    client.session.handle_reply(T0, asked, missed());
+    assert!(client.read().is_empty());
+    let asked = enter(&mut client, "alice");
+    client.say("41");
+    enter(&mut client, "bob");
+    client.session.handle_reply(T0, asked, missed());
+    assert!(client.read().is_empty());
+}
+
+/// A Socket.IO client of one session.
+struct Socket {
+    session: Session,
+}
+
+impl Socket {
+    fn say(&mut self, packet: &str) {
+        self.session.handle_incoming(T0, &Incoming::Text(packet));
+    }
+
+    /// The packets that are to be written.
+    fn read(&mut self) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Some(bytes) = self.session.poll_transmit(T0) {
+            let mut rest = &bytes[..];
+            while let Some(header) = frame::decode_header(rest).unwrap() {
+                let (frame, behind) = rest.split_at(header.header_len + header.payload_len as usize);
+                seen.push(String::from_utf8(frame[header.header_len..].to_vec()).unwrap());
+                rest = behind;
+            }
+        }
+        seen
+    }
 }
