@@ -429,3 +429,66 @@ async fn alerts_fire_once_whoever_looks_at_them() {
     told.dedup();
     assert_eq!(told.len(), all, "of each once");
 }
+
+/// Redis comes back with its data and another epoch, and somebody else takes the room over: what was done with its messages
+/// is not done again, and nothing is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_life_of_the_log_is_taken_up_where_the_last_one_ended() {
+    let mut redis = RedisServer::append_only();
+    let postgres = PostgresServer::start();
+    let stub = TaosStub::start().await;
+    let (url, dsn) = (postgres.url(), stub.dsn());
+    let environment = [("TICKMESH_POSTGRES__URL", url.as_str()), ("TICKMESH_TDENGINE__DSN", dsn.as_str())];
+    let broker = redis.url();
+    let start = |n: usize| NodeProcess::start(&format!("n{n}"), &broker, &environment);
+    let mut nodes: Vec<NodeProcess> = (0..2).map(start).collect();
+    for node in &nodes {
+        eventually("the store is there", || async {
+            metric(node.address(), "tickmesh_store_up{store=\"users\"}").await == 1.0
+        })
+        .await;
+    }
+    let headers = format!("Authorization: Bearer {}\r\n", token("ann", "user"));
+    let alert = json!({"symbol": "T", "field": "price", "op": ">", "value": 100}).to_string();
+    let made = Sandbox::http(nodes[0].address(), "POST", "/api/v1/alerts", &headers, &alert).await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let publish = async |address: SocketAddr, numbers: std::ops::Range<usize>| {
+        for n in numbers {
+            let data = json!({"price": 95 + n % 2 * 10});
+            let body =
+                json!({"room": "market_T", "event": "tick", "data": data, "message_id": format!("m{n}")});
+            let body = body.to_string();
+            eventually("the message is kept", || async {
+                let kept = post(address, "/api/v1/publish", &body).await;
+                kept.is_some_and(|kept| kept["results"][0]["seq"].is_u64())
+            })
+            .await;
+        }
+    };
+    let state = async |address: SocketAddr| {
+        let alerts = Sandbox::http(address, "GET", "/api/v1/alerts", &headers, "").await.json();
+        let hits = alerts["hits"].as_array().map_or(0, Vec::len);
+        let day = "/api/v1/market/T?data_type=kline&timeframe=1d";
+        let bars = Sandbox::http(address, "GET", day, &headers, "").await.json();
+        let bars = bars["rows"].as_array().cloned().unwrap_or_default();
+        // At midnight there are two.
+        (hits, stub.kept("tick_data"), bars.iter().filter_map(|bar| bar["ticks"].as_u64()).sum::<u64>())
+    };
+    publish(nodes[0].address(), 0..20).await;
+    let address = nodes[0].address();
+    eventually("all is done with the first", || async { state(address).await == (10, 20, 20) }).await;
+
+    redis.kill();
+    redis.restart();
+    let kept_by = keeper(&nodes).await;
+    nodes[kept_by].kill();
+    let alive = nodes[1 - kept_by].address();
+    publish(alive, 20..30).await;
+    eventually("all is done with the second", || async { state(alive).await == (15, 30, 30) }).await;
+    // Somebody who has seen neither goes through all of it.
+    nodes[kept_by] = start(7);
+    nodes[1 - kept_by].kill();
+    let last = nodes[kept_by].address();
+    publish(last, 30..40).await;
+    eventually("all is done with the third", || async { state(last).await == (20, 40, 40) }).await;
+}
