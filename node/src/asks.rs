@@ -1,14 +1,16 @@
 //! What is asked of market data and of what is kept for users, by sessions and over HTTP.
 //!
-//! Who may ask was checked before. A store that is away gives an error that says so, and holds up nobody else.
+//! Who may ask was checked before. A store that is away gives an error that says so, and holds up nobody else. Rows of market
+//! data are many: they are fetched and written on a thread of their own ([`crate::reads`]).
 
-use serde_json::{Value, json};
+mod rows;
+
+use serde_json::json;
 use tickmesh_protocol::error::Failure;
-use tickmesh_protocol::market::{Ask, DataType, MarketQuery, Period, Symbol, Timeframe, room_of};
+use tickmesh_protocol::market::{Ask, Symbol, room_of};
 use tickmesh_protocol::message::Replay;
 use tickmesh_store::guard::Guarded;
 use tickmesh_store::relational::{AlertState, Relational};
-use tickmesh_store::series::{BarQuery, KeptBar, Row, Select, TimeSeries};
 
 use crate::clock;
 use crate::worker::Shared;
@@ -20,7 +22,12 @@ impl Shared {
     /// Answers a question with JSON text.
     pub(crate) async fn answer(&self, user_id: &str, ask: Ask) -> Result<String, Failure> {
         let value = match ask {
-            Ask::MarketData(query) => self.market_data(&query).await?,
+            Ask::MarketData(query) => {
+                let room = room_of(&self.policy.market_prefix, &query.symbol)?;
+                let stores = self.stores.clone();
+                let answer = async move { rows::market_data(&stores, &room, &query).await };
+                return self.reads.run(answer).await;
+            }
             Ask::Watchlist => {
                 let symbols = self.users()?.call(|users| users.watchlists.list(user_id)).await?;
                 json!({ "symbols": symbols })
@@ -94,96 +101,8 @@ impl Shared {
     pub(crate) fn users(&self) -> Result<&Guarded<Relational>, Failure> {
         self.stores.users.as_deref().ok_or_else(|| Failure::unavailable("no relational store is configured"))
     }
-
-    fn series(&self) -> Result<&Guarded<std::sync::Arc<dyn TimeSeries>>, Failure> {
-        self.stores
-            .series
-            .as_deref()
-            .ok_or_else(|| Failure::unavailable("no time-series store is configured"))
-    }
-
-    async fn market_data(&self, query: &MarketQuery) -> Result<Value, Failure> {
-        let series = self.series()?;
-        let MarketQuery { symbol, data_type, start, end, limit } = query;
-        let room = room_of(&self.policy.market_prefix, symbol)?;
-        let span = start.unwrap_or(0)..end.unwrap_or(u64::MAX);
-        let limit = *limit;
-        match data_type {
-            DataType::Tick => {
-                // Who names a beginning reads on from there.
-                let select = match start {
-                    Some(_) => Select::First { span, limit },
-                    None => Select::Last { span, limit },
-                };
-                let rows = series.call(|series| series.rows(&room, &select)).await?;
-                let rows: Vec<Value> = rows.iter().map(tick).collect();
-                Ok(json!({ "symbol": symbol, "data_type": "tick", "rows": rows }))
-            }
-            DataType::Kline(timeframe) => {
-                let query = BarQuery {
-                    symbol: symbol.clone(),
-                    timeframe: *timeframe,
-                    span,
-                    limit,
-                    newest: start.is_none(),
-                };
-                let bars = series.call(|series| series.bars(&query)).await?;
-                let rows: Vec<Value> = bars.iter().map(bar).collect();
-                let timeframe = timeframe.name();
-                Ok(json!({ "symbol": symbol, "data_type": "kline", "timeframe": timeframe, "rows": rows }))
-            }
-            DataType::Snapshot => {
-                let select = Select::Last { span: 0..u64::MAX, limit: 1 };
-                let query = BarQuery {
-                    symbol: symbol.clone(),
-                    timeframe: Timeframe::Kept(Period::Day),
-                    span: 0..u64::MAX,
-                    limit: 1,
-                    newest: true,
-                };
-                let rows = series.call(|series| series.rows(&room, &select)).await?;
-                let bars = series.call(|series| series.bars(&query)).await?;
-                Ok(json!({ "symbol": symbol, "data_type": "snapshot",
-                    "tick": rows.last().map(tick), "day": bars.last().map(bar) }))
-            }
-        }
-    }
 }
 
 fn too_many(what: &str, most: usize) -> Failure {
     Failure::parameters(format!("{what}: at most {most}")).with_details(json!({ "max": most }))
-}
-
-/// A tick as it is told.
-fn tick(row: &Row) -> Value {
-    let mut value = json!({
-        "timestamp": row.at,
-        "seq": row.message.seq,
-        "epoch": row.epoch,
-        "event": row.message.event,
-        "data": row.message.data,
-    });
-    let figures = &row.figures;
-    for (name, figure) in [
-        ("price", figures.mark()),
-        ("volume", figures.volume),
-        ("bid_price", figures.bid_price),
-        ("bid_volume", figures.bid_volume),
-        ("ask_price", figures.ask_price),
-        ("ask_volume", figures.ask_volume),
-    ] {
-        if let Some(figure) = figure {
-            value[name] = figure.into();
-        }
-    }
-    value
-}
-
-/// A bar as it is told.
-fn bar(kept: &KeptBar) -> Value {
-    let bar = &kept.bar;
-    json!({
-        "timestamp": bar.start, "open": bar.open, "high": bar.high, "low": bar.low, "close": bar.close,
-        "volume": bar.volume, "turnover": bar.turnover, "ticks": bar.ticks, "closed": bar.closed,
-    })
 }

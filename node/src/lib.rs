@@ -8,7 +8,7 @@
 //! * `link`: sessions whose client is at a gateway
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * `market`: recorded rooms: ticks, bars, alerts · `stitch`: rows of the store joined to a log · `asks`: what is asked of
-//!   the stores · `audit`: sessions that came and went · `keys`: API keys and revocations
+//!   the stores · `reads`: the thread on which large answers are made · `audit`: sessions that came and went · `keys`: API keys and revocations
 //! * [`api`]: the HTTP API · [`metrics`], [`clock`]
 
 pub mod api;
@@ -25,6 +25,7 @@ mod market;
 pub mod metrics;
 mod parking;
 mod peers;
+mod reads;
 pub mod server;
 pub mod session;
 mod socketio;

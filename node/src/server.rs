@@ -35,6 +35,7 @@ use crate::load::{Load, QueueDelay};
 use crate::market::{self, Means, Settings};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
+use crate::reads::Reads;
 use crate::worker::{Shared, Worker};
 use crate::{api, audit, clock, fanout, hub, keys, socketio, upgrade};
 
@@ -157,6 +158,7 @@ impl Node {
             max_watchlist: config.users.max_watchlist,
             max_alerts: config.users.max_alerts,
             stores: stores.clone(),
+            reads: Reads::start().map_err(StartError::Thread)?,
             market,
             auditor,
             required,

@@ -23,6 +23,7 @@ use crate::hub::{Hub, HubSender};
 use crate::market::{self, MarketHandle};
 use crate::metrics::Metrics;
 use crate::peers::{Local, Peers, Question, merged};
+use crate::reads::Reads;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::Auth;
 use tickmesh_edge::held::Lines;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) max_watchlist: usize,
     pub(crate) max_alerts: usize,
     pub(crate) stores: Stores,
+    pub(crate) reads: Reads,
     pub(crate) market: MarketHandle,
     pub(crate) auditor: Auditor,
     /// Stores without which the node is not ready, by what they are for.

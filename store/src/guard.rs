@@ -1,6 +1,9 @@
 //! A circuit breaker in front of a store: one that fails again and again is left alone for a while, so that who needs it is
 //! told at once, and it is not buried under calls when it comes back.
 //!
+//! A store may have several, for those who are not to suffer from each other: each has a breaker of its own, and may have
+//! [turns](Turns), so that its calls take no more than their share of the connections.
+//!
 //! Invariants: calls go through while the store is prepared and its breaker closed; what a store refuses for good reasons
 //! counts as a success. The breaker itself is the crate `failsafe`'s.
 
@@ -12,6 +15,8 @@ use std::time::Duration;
 use failsafe::failure_policy::{ConsecutiveFailures, consecutive_failures};
 use failsafe::{Config, Instrument, StateMachine};
 use tickmesh_cluster::config::StoresConfig;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use crate::StoreError;
 
@@ -79,7 +84,7 @@ impl Health {
         self.prepared.store(true, Ordering::Relaxed);
     }
 
-    /// Calls that succeeded, that failed, and that were rejected because the store is left alone.
+    /// Calls that succeeded, that failed, and that were rejected: because the store is left alone, or because too many wait.
     #[must_use]
     pub fn calls(&self) -> [u64; 3] {
         [&self.succeeded, &self.failed, &self.rejected].map(|count| count.load(Ordering::Relaxed))
@@ -125,9 +130,30 @@ impl Instrument for Watch {
     }
 }
 
+/// How many calls may be under way at once.
+#[derive(Debug)]
+pub struct Turns {
+    free: Semaphore,
+    patience: Duration,
+}
+
+impl Turns {
+    /// At most so many, at least one; who gets no turn within `patience` is told [`StoreError::Busy`].
+    #[must_use]
+    pub fn new(most: usize, patience: Duration) -> Self {
+        Self { free: Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)), patience }
+    }
+
+    async fn take(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        let turn = timeout(self.patience, self.free.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or(StoreError::Busy)
+    }
+}
+
 /// A store behind its breaker.
 pub struct Guarded<T> {
     inner: T,
+    turns: Option<Turns>,
     breaker: StateMachine<ConsecutiveFailures<Pauses>, Watch>,
     health: Arc<Health>,
 }
@@ -147,13 +173,21 @@ impl<T> Guarded<T> {
         let policy = consecutive_failures(config.breaker_failures, pauses);
         let health = Arc::new(Health::default());
         let watch = Watch { name, health: health.clone() };
-        Self { inner, breaker: Config::new().failure_policy(policy).instrument(watch).build(), health }
+        let breaker = Config::new().failure_policy(policy).instrument(watch).build();
+        Self { inner, turns: None, breaker, health }
     }
 
-    /// Makes a call, if the store is not left alone just now.
+    /// With a bound on the calls that are under way.
+    #[must_use]
+    pub fn with_turns(self, turns: Turns) -> Self {
+        Self { turns: Some(turns), ..self }
+    }
+
+    /// Makes a call, if the store is not left alone just now, when it is its turn.
     ///
     /// # Errors
-    /// Those of the call, and [`StoreError::Unavailable`] while the store is left alone or not prepared.
+    /// Those of the call, [`StoreError::Unavailable`] while the store is left alone or not prepared, and
+    /// [`StoreError::Busy`] where others go on for too long.
     pub async fn call<'a, R, F>(&'a self, call: impl FnOnce(&'a T) -> F) -> Result<R, StoreError>
     where
         F: Future<Output = Result<R, StoreError>>,
@@ -161,14 +195,22 @@ impl<T> Guarded<T> {
         if !self.health.prepared.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("it is not prepared yet".into()));
         }
+        let turn = match &self.turns {
+            Some(turns) => Some(turns.take().await.inspect_err(|_| {
+                // That others wait is no fault of the store: the breaker does not hear of it.
+                self.health.rejected.fetch_add(1, Ordering::Relaxed);
+            })?),
+            None => None,
+        };
         if !self.breaker.is_call_permitted() {
             return Err(StoreError::Unavailable(
                 "it failed again and again and is left alone for a while".into(),
             ));
         }
         let result = call(&self.inner).await;
+        drop(turn);
         match &result {
-            Ok(_) | Err(StoreError::Refused(_)) => {
+            Ok(_) | Err(StoreError::Refused(_) | StoreError::Busy) => {
                 self.health.succeeded.fetch_add(1, Ordering::Relaxed);
                 self.breaker.on_success();
             }
@@ -232,6 +274,27 @@ mod tests {
             assert_eq!(refused, Err(StoreError::Refused("no".into())));
         }
         assert_eq!(guarded.health().breaker(), Breaker::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gets_no_turn_is_told_so_and_the_breaker_is_not() {
+        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10_000 };
+        let guarded = guarded(&config).with_turns(Turns::new(2, Duration::from_secs(3)));
+        let slow = || {
+            guarded.call(|()| async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                Ok(())
+            })
+        };
+        let (a, b, c) = tokio::join!(slow(), slow(), slow());
+        assert_eq!((a, b, c), (Ok(()), Ok(()), Err(StoreError::Busy)));
+        assert_eq!(guarded.health().calls(), [2, 0, 1]);
+        assert_eq!(guarded.health().breaker(), Breaker::Closed);
+        // Turns come back, also of calls that were given up.
+        for _ in 0..4 {
+            assert!(timeout(Duration::from_secs(1), slow()).await.is_err());
+        }
+        assert_eq!(guarded.call(|()| async { Ok(()) }).await, Ok(()));
     }
 
     #[tokio::test]

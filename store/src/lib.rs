@@ -5,7 +5,8 @@
 //! | [`series::TimeSeries`]: ticks and bars | [`series::memory`] | `series::tdengine`, on TDengine |
 //! | [`relational`]: keys, watchlists, alerts, hits, audit | [`relational::memory`] | [`relational::postgres`], on PostgreSQL |
 //!
-//! [`Stores`] are those that the configuration names, each behind a circuit breaker ([`guard`]).
+//! [`Stores`] are those that the configuration names, each behind a circuit breaker ([`guard`]). Of the time series the
+//! recorder and those who read have one each.
 //!
 //! The guarantees stand in the docs of the traits, and one suite for each runs on every implementation. This crate must not
 //! know sessions, rooms' logs or who may do what.
@@ -32,6 +33,9 @@ pub enum StoreError {
     /// What it holds cannot be understood.
     #[error("the store holds what cannot be understood: {0}")]
     Damaged(String),
+    /// Too many ask it at once: it was not asked.
+    #[error("too many calls wait for the store")]
+    Busy,
     /// What was asked is against the store's own rules, so trying again does not help.
     #[error("the store refuses: {0}")]
     Refused(String),
@@ -43,6 +47,7 @@ impl From<StoreError> for Failure {
         let text = match &error {
             StoreError::Unavailable(_) | StoreError::Damaged(_) => "the store is unavailable",
             StoreError::Timeout => "the store did not answer in time",
+            StoreError::Busy => "too many ask the store at once",
             StoreError::Refused(text) => return Self::new(ErrorCode::InvalidParameters, text.clone()),
         };
         Self::new(ErrorCode::ServiceUnavailable, text)

@@ -1,15 +1,18 @@
 //! The stores that a configuration names.
 //!
 //! Opening connects to nothing: a store that is away when a process starts is prepared when it comes. The preparation (the
-//! tables) goes on until it has succeeded once.
+//! tables) goes on until it has succeeded once. After that a store of which nobody asks anything is asked now and then, so
+//! that its health is known all the same.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tickmesh_cluster::config::Config;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::StoreError;
+#[cfg(feature = "tdengine")]
+use crate::guard::Turns;
 use crate::guard::{Breaker, Guarded, Health};
 use crate::relational::Relational;
 use crate::relational::memory::MemoryRelational;
@@ -21,8 +24,10 @@ use crate::series::tdengine::{Tdengine, TdengineSetupError};
 
 /// Wait before a store that could not be prepared is prepared again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a store that is left alone is looked at though nobody asks for it.
+/// How often a store that failed is asked whether it is there, though nobody asks for it.
 const LOOK: Duration = Duration::from_secs(1);
+/// After so long without a call a store is asked whether it is there.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Connections of a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,11 +61,17 @@ pub enum StoresError {
     NoTdengine,
 }
 
+/// Ticks and bars behind a breaker.
+type GuardedSeries = Arc<Guarded<Arc<dyn TimeSeries>>>;
+
 /// The stores of a process. Clones share them.
 #[derive(Clone, Default)]
 pub struct Stores {
-    /// Ticks and bars; none where a cluster has no store for them.
-    pub series: Option<Arc<Guarded<Arc<dyn TimeSeries>>>>,
+    /// Ticks and bars, for those who write them; none where a cluster has no store for them.
+    pub series: Option<GuardedSeries>,
+    /// The same store, for those who ask for users what is in it: however slow their questions are, writing goes on. There
+    /// where `series` is.
+    pub series_reads: Option<GuardedSeries>,
     /// Users' data; none where a cluster has no store for it.
     pub users: Option<Arc<Guarded<Relational>>>,
     /// Connection pools, by name.
@@ -71,7 +82,13 @@ impl Stores {
     /// In this process, and gone with it.
     #[must_use]
     pub fn memory(config: &Config) -> Self {
-        Self { series: Some(memory_series(config)), users: Some(memory_users(config)), pools: Vec::new() }
+        let (series, reads) = memory_series(config);
+        Self {
+            series: Some(series),
+            series_reads: Some(reads),
+            users: Some(memory_users(config)),
+            pools: Vec::new(),
+        }
     }
 
     /// What the configuration names: a store that it does not name is in memory where the broker is too, and there is none
@@ -92,10 +109,12 @@ impl Stores {
             tokio::spawn(async move {
                 prepare("postgres", || postgres.migrate()).await;
                 guarded.health().set_prepared();
+                let mut lookout = Lookout::new(guarded.health());
                 loop {
-                    left_alone(guarded.health()).await;
-                    // Any query shows whether it is back.
-                    let _ = guarded.call(|users| users.watchlists.list("")).await;
+                    lookout.due().await;
+                    // Any query shows whether it is there.
+                    let answer = guarded.call(|users| users.watchlists.list("")).await;
+                    lookout.asked(answer.is_ok());
                 }
             });
             stores.users = Some(users);
@@ -105,7 +124,8 @@ impl Stores {
         if !dsn.is_empty() {
             stores.open_tdengine(config)?;
         } else if embedded {
-            stores.series = Some(memory_series(config));
+            let (series, reads) = memory_series(config);
+            (stores.series, stores.series_reads) = (Some(series), Some(reads));
         }
         Ok(stores)
     }
@@ -114,8 +134,9 @@ impl Stores {
     #[must_use]
     pub fn health(&self) -> Vec<(&'static str, Arc<Health>)> {
         let series = self.series.as_ref().map(|series| ("series", series.health().clone()));
+        let reads = self.series_reads.as_ref().map(|reads| ("series_reads", reads.health().clone()));
         let users = self.users.as_ref().map(|users| ("users", users.health().clone()));
-        series.into_iter().chain(users).collect()
+        series.into_iter().chain(reads).chain(users).collect()
     }
 
     #[cfg(feature = "tdengine")]
@@ -124,16 +145,26 @@ impl Stores {
         let series = Arc::new(Guarded::new("tdengine", tdengine.series(), &config.stores));
         let pool = tdengine.clone();
         self.pools.push(("tdengine", Arc::new(move || pool.pool_status())));
-        let guarded = series.clone();
+        // Half of the connections stay with those who write.
+        let patience = Duration::from_millis(config.tdengine.timeout_ms);
+        let turns = Turns::new(config.tdengine.pool_max / 2, patience);
+        let reads = Guarded::new("tdengine, for reading", tdengine.series(), &config.stores);
+        let reads = Arc::new(reads.with_turns(turns));
+        (self.series, self.series_reads) = (Some(series.clone()), Some(reads.clone()));
         tokio::spawn(async move {
             prepare("tdengine", || tdengine.prepare()).await;
-            guarded.health().set_prepared();
-            loop {
-                left_alone(guarded.health()).await;
-                let _ = guarded.call(|_| tdengine.ping()).await;
+            for guarded in [series, reads] {
+                guarded.health().set_prepared();
+                let tdengine = tdengine.clone();
+                tokio::spawn(async move {
+                    let mut lookout = Lookout::new(guarded.health());
+                    loop {
+                        lookout.due().await;
+                        lookout.asked(guarded.call(|_| tdengine.ping()).await.is_ok());
+                    }
+                });
             }
         });
-        self.series = Some(series);
         Ok(())
     }
 
@@ -149,11 +180,15 @@ fn memory_users(config: &Config) -> Arc<Guarded<Relational>> {
     Arc::new(users)
 }
 
-fn memory_series(config: &Config) -> Arc<Guarded<Arc<dyn TimeSeries>>> {
+/// For those who write, and those who read.
+fn memory_series(config: &Config) -> (GuardedSeries, GuardedSeries) {
     let series: Arc<dyn TimeSeries> = Arc::new(MemorySeries::default());
-    let series = Guarded::new("memory", series, &config.stores);
-    series.health().set_prepared();
-    Arc::new(series)
+    let guarded = |series| {
+        let series = Guarded::new("memory", series, &config.stores);
+        series.health().set_prepared();
+        Arc::new(series)
+    };
+    (guarded(series.clone()), guarded(series))
 }
 
 /// Prepares a store until it has succeeded.
@@ -169,12 +204,105 @@ async fn prepare<F: Future<Output = Result<(), StoreError>>>(name: &str, prepare
     tracing::info!(store = name, "the store is prepared");
 }
 
-/// Waits until a store is left alone, so that somebody asks it whether it is back.
-async fn left_alone(health: &Health) {
-    loop {
-        sleep(LOOK).await;
-        if health.breaker() != Breaker::Closed {
-            return;
+/// Says when a store is to be asked whether it is there: when it was not asked anything for a while, and every second while it
+/// is left alone or gave no answer.
+struct Lookout {
+    health: Arc<Health>,
+    /// Calls that ended, and when there were fewer.
+    ended: u64,
+    since: Instant,
+    doubt: bool,
+}
+
+impl Lookout {
+    fn new(health: &Arc<Health>) -> Self {
+        let mut new = Self { health: health.clone(), ended: 0, since: Instant::now(), doubt: false };
+        new.asked(true);
+        new
+    }
+
+    fn ended(&self) -> u64 {
+        let [succeeded, failed, _] = self.health.calls();
+        succeeded + failed
+    }
+
+    /// Waits until it is.
+    async fn due(&mut self) {
+        loop {
+            sleep(LOOK).await;
+            if self.ended() != self.ended {
+                // Somebody else knows more.
+                self.asked(true);
+            }
+            if self.doubt || self.health.breaker() != Breaker::Closed || self.since.elapsed() >= IDLE {
+                return;
+            }
+        }
+    }
+
+    /// It was, and did or did not answer.
+    fn asked(&mut self, answered: bool) {
+        (self.ended, self.since, self.doubt) = (self.ended(), Instant::now(), !answered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use tickmesh_cluster::config::StoresConfig;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the breaker goes by real time, which does not pause")]
+    async fn that_a_store_died_is_noticed_though_nobody_asks() {
+        let config = StoresConfig { breaker_failures: 5, breaker_open_ms: 1 };
+        let store = Guarded::new("test", (), &config);
+        store.health().set_prepared();
+        let (dead, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+        let watching = async {
+            let mut lookout = Lookout::new(store.health());
+            loop {
+                lookout.due().await;
+                asked.fetch_add(1, Ordering::Relaxed);
+                let is_dead = dead.load(Ordering::Relaxed);
+                let answer = async { if is_dead { Err(StoreError::Timeout) } else { Ok(()) } };
+                lookout.asked(store.call(|()| answer).await.is_ok());
+            }
+        };
+        let story = async {
+            sleep(Duration::from_secs(60)).await;
+            let pings = asked.load(Ordering::Relaxed);
+            assert!((9..=12).contains(&pings), "{pings} in a minute of quiet");
+            // Who uses it sees for himself.
+            for _ in 0..30 {
+                let _ = store.call(|()| async { Ok(()) }).await;
+                sleep(Duration::from_secs(1)).await;
+            }
+            assert!(asked.load(Ordering::Relaxed) <= pings + 1);
+            dead.store(true, Ordering::Relaxed);
+            timeout(Duration::from_secs(15), async {
+                while store.health().is_up() {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            })
+            .await
+            .expect("it is known to be away");
+            dead.store(false, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(60));
+            timeout(Duration::from_secs(5), async {
+                while !store.health().is_up() {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            })
+            .await
+            .expect("it is known to be back");
+        };
+        tokio::select! {
+            never = watching => never,
+            () = story => {}
         }
     }
 }

@@ -46,14 +46,29 @@ pub struct RoomRows {
 }
 
 /// Which rows of a room are wanted.
+///
+/// Where there are `bytes`, no more rows are read after the one with which all their data together is more than that, so
+/// that large rows do not fill the memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Select {
-    /// Those with these sequence numbers, not before a time in UTC milliseconds; of every life of the log.
+    /// Those with these sequence numbers, not before a time in UTC milliseconds; of every life of the log. Rows lie in the
+    /// order of time, and a message's own time may be any: so everything from then on is looked through.
     Seqs {
         /// Sequence numbers.
         seqs: Range<u64>,
         /// First millisecond.
         from: u64,
+    },
+    /// Of those the newest by time, which are looked for from the newest row down, no further than the limit.
+    Newest {
+        /// Sequence numbers.
+        seqs: Range<u64>,
+        /// First millisecond.
+        from: u64,
+        /// Most rows.
+        limit: usize,
+        /// Bytes of data.
+        bytes: usize,
     },
     /// The first so many of a span of time, `start <= at < end`.
     First {
@@ -61,6 +76,8 @@ pub enum Select {
         span: Range<u64>,
         /// Most rows.
         limit: usize,
+        /// Bytes of data.
+        bytes: usize,
     },
     /// The last so many of a span of time.
     Last {
@@ -68,7 +85,31 @@ pub enum Select {
         span: Range<u64>,
         /// Most rows.
         limit: usize,
+        /// Bytes of data.
+        bytes: usize,
     },
+}
+
+impl Select {
+    /// See the type; all of them where it has no such bound.
+    #[cfg(feature = "tdengine")]
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Seqs { .. } => usize::MAX,
+            Self::Newest { bytes, .. } | Self::First { bytes, .. } | Self::Last { bytes, .. } => *bytes,
+        }
+    }
+}
+
+/// How many of these rows are read for so many bytes.
+fn within<'a>(rows: impl Iterator<Item = &'a Row>, bytes: usize) -> usize {
+    let mut sum = 0;
+    let fits = |row: &&'a Row| {
+        let before = sum <= bytes;
+        sum = sum.saturating_add(row.message.data.get().len());
+        before
+    };
+    rows.take_while(fits).count()
 }
 
 /// A bar and what it is made of.
@@ -119,8 +160,8 @@ pub trait TimeSeries: Send + Sync + 'static {
     /// Up to where a room's log was appended.
     async fn position(&self, room: &RoomName) -> Result<Option<Position>, StoreError>;
 
-    /// Rows of a room: [`Select::Seqs`] in order of sequence number, and within one in order of time; the others in order
-    /// of time, and within one in order of sequence number.
+    /// Rows of a room: [`Select::Seqs`] and [`Select::Newest`] in order of sequence number, and within one in order of time;
+    /// the others in order of time, and within one in order of sequence number.
     async fn rows(&self, room: &RoomName, select: &Select) -> Result<Vec<Row>, StoreError>;
 
     /// Keeps bars.

@@ -33,6 +33,8 @@ const BLOCK_ROWS: usize = 1_000;
 struct Faults {
     silent: bool,
     delay: Duration,
+    /// Queries whose SQL has this in it are answered so much later.
+    slow: Option<(String, Duration)>,
     /// Code and text that writes and queries end with.
     error: Option<(i32, String)>,
     /// Connections end instead of an answer to this action.
@@ -125,6 +127,11 @@ impl TaosStub {
     /// Accepts connections and says nothing, on those that are open too.
     pub fn silence(&self, silent: bool) {
         self.shared.faults.lock().silent = silent;
+    }
+
+    /// Answers queries whose SQL has `part` in it so much later.
+    pub fn slow(&self, slow: Option<(&str, Duration)>) {
+        self.shared.faults.lock().slow = slow.map(|(part, delay)| (part.to_owned(), delay));
     }
 
     /// Answers so much later.
@@ -241,6 +248,11 @@ async fn serve(stream: TcpStream, shared: &Shared) {
         }
         if !faults.delay.is_zero() {
             tokio::time::sleep(faults.delay).await;
+        }
+        if let (Frame::Query { sql, .. }, Some((part, delay))) = (&frame, &faults.slow)
+            && sql.contains(part.as_str())
+        {
+            tokio::time::sleep(*delay).await;
         }
         while shared.faults.lock().silent {
             tokio::time::sleep(Duration::from_millis(5)).await;

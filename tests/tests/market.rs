@@ -94,6 +94,7 @@ async fn every_tick_of_a_file_is_kept_once_and_its_bars_are_right() {
         let query = format!("{symbol}?data_type=kline&timeframe=1m&limit=10000");
         let told = |row: &Value| {
             let figures = ["open", "high", "low", "close", "ticks"].map(|name| row[name].as_f64().unwrap());
+            assert_eq!(row["start"], row["timestamp"], "by the name that it has in rooms, too");
             (row["timestamp"].as_u64().unwrap(), figures)
         };
         eventually("its bars are kept", || async {

@@ -308,13 +308,12 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     let symbols: Vec<_> = listed["data"]["symbols"].as_array().expect("a list").to_vec();
     assert!(symbols.contains(&json!("S0")) && symbols.contains(&json!("S3")), "{listed}");
 
-    // TDengine: cut, longer than the recorder's buffer lasts; then full.
+    // TDengine: cut, longer than the recorder's buffer lasts; then full; then with tables of another shape.
     let mut ann = ann.into_inner();
-    for full in [false, true] {
-        if full {
-            stub.fail(Some((0x0366, "no disk space")));
-        } else {
-            stub.stop().await;
+    for fault in [None, Some((0x0366, "no disk space")), Some((0x2602, "Invalid column name"))] {
+        match fault {
+            Some(fault) => stub.fail(Some(fault)),
+            None => stub.stop().await,
         }
         let end = Instant::now() + away;
         let mut refused = 0;
@@ -330,10 +329,9 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
             assert_eq!(Sandbox::http(addresses[1], "GET", "/readyz", "", "").await.status, 200);
             sleep(Duration::from_millis(20)).await;
         }
-        if full {
-            stub.fail(None);
-        } else {
-            stub.restart().await;
+        match fault {
+            Some(_) => stub.fail(None),
+            None => stub.restart().await,
         }
         let until = feed.kept() as usize;
         eventually("what it missed is recorded from the log", || async { stub.kept("tick_data") >= until })

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
-use tickmesh_cluster::config::{Secret, TdengineConfig};
+use tickmesh_cluster::config::{Config, Secret, TdengineConfig};
 use tickmesh_protocol::market::{Period, Symbol, Timeframe};
 use tickmesh_protocol::room::RoomName;
-use tickmesh_store::StoreError;
 use tickmesh_store::series::tdengine::Tdengine;
 use tickmesh_store::series::{BarQuery, RoomRows, Select, TimeSeries, suite};
+use tickmesh_store::{StoreError, Stores};
 use tickmesh_tests::taos_stub::{Cell, TaosStub};
 use tickmesh_tests::{eventually, free_address};
 use tokio::net::TcpListener;
@@ -52,7 +52,7 @@ fn rows(room: &str, seqs: std::ops::Range<u64>) -> [RoomRows; 1] {
 }
 
 fn newest(limit: usize) -> Select {
-    Select::Last { span: 0..u64::MAX, limit }
+    Select::Last { span: 0..u64::MAX, limit, bytes: usize::MAX }
 }
 
 /// The error of a call, which has to come in time.
@@ -305,6 +305,82 @@ async fn the_server_says_no() {
     tdengine.ping().await.expect("it is there all the same");
     stub.fail(None);
     recovers(&series).await;
+}
+
+#[tokio::test]
+async fn tables_of_another_shape_are_no_fault_of_the_rows() {
+    let stub = TaosStub::start().await;
+    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
+    for (code, text) in
+        [(0x2602, "Invalid column name"), (0x2605, "Invalid value type"), (0x2600, "syntax error")]
+    {
+        stub.fail(Some((code, text)));
+        let told = error(series.append(&rows("r", 1..3))).await;
+        assert!(matches!(told, StoreError::Unavailable(_)), "{code:#06x}: they can be kept another time");
+        let told = error(series.rows(&RoomName::new("r").unwrap(), &newest(9))).await;
+        assert!(matches!(told, StoreError::Unavailable(_)), "{code:#06x}");
+    }
+    stub.fail(Some((0x2653, "Value is too long for column/tag")));
+    assert!(matches!(error(series.append(&rows("r", 1..3))).await, StoreError::Refused(_)));
+    stub.fail(None);
+    recovers(&series).await;
+}
+
+#[tokio::test]
+async fn slow_questions_of_users_do_not_hold_up_who_writes() {
+    let mut stub = TaosStub::start().await;
+    let mut config = Config::node_defaults();
+    config.tdengine.dsn = Secret::new(stub.dsn());
+    config.tdengine.timeout_ms = TIMEOUT.as_millis() as u64;
+    config.tdengine.pool_max = 4;
+    config.stores.breaker_open_ms = 100;
+    let stores = Stores::open(&config, "n").expect("stores");
+    let (writes, reads) = (stores.series.clone().unwrap(), stores.series_reads.clone().unwrap());
+    let are_up = || async { writes.health().is_up() && reads.health().is_up() };
+    eventually("it is prepared", are_up).await;
+    let room = RoomName::new("r").unwrap();
+    let first = rows("r", 1..3);
+    writes.call(|series| series.append(&first)).await.expect("appended");
+    let select = newest(9);
+    let ask = || reads.call(|series| series.rows(&room, &select));
+    assert_eq!(ask().await.expect("found").len(), 2);
+
+    stub.slow(Some(("ORDER BY ts DESC", Duration::from_secs(60))));
+    let asking = async {
+        while reads.health().opened() == 0 {
+            for answer in futures_util::future::join_all((0..12).map(|_| ask())).await {
+                assert!(matches!(
+                    answer,
+                    Err(StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_))
+                ));
+            }
+        }
+    };
+    let writing = async {
+        for seq in 3.. {
+            let append = rows("r", seq..seq + 1);
+            writes.call(|series| series.append(&append)).await.expect("written all the while");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), async {
+        tokio::select! {
+            () = asking => {}
+            () = writing => {}
+        }
+    })
+    .await
+    .expect("the breaker of those who read opens");
+    assert_eq!((writes.health().opened(), writes.health().calls()[1]), (0, 0), "and of those who write not");
+    stub.slow(None);
+    eventually("it answers again", || async { ask().await.is_ok() }).await;
+
+    // Nobody asks anything, and it goes away.
+    eventually("it is there", are_up).await;
+    stub.stop().await;
+    eventually("that is noticed", || async { !writes.health().is_up() && !reads.health().is_up() }).await;
+    stub.restart().await;
+    eventually("and that it is back", are_up).await;
 }
 
 #[tokio::test]

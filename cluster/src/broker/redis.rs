@@ -140,12 +140,23 @@ struct Page {
 
 impl Page {
     /// What the log has without a hole up to its position.
-    fn history(mut self, after: u64, limit: usize, epoch_holds: bool) -> History {
-        let seq = self.position.seq;
-        let mut next = seq + 1;
+    fn history(self, after: u64, limit: usize, epoch_holds: bool) -> History {
+        let end = self.position.seq;
+        self.history_to(end, after, limit, epoch_holds)
+    }
+
+    /// What it has without a hole up to the last message that was read, where there may be more behind it.
+    fn part(self, after: u64, limit: usize) -> History {
+        let last = self.messages.last().filter(|_| self.full);
+        let end = last.map_or(self.position.seq, |last| last.seq);
+        self.history_to(end, after, limit, true)
+    }
+
+    fn history_to(mut self, end: u64, after: u64, limit: usize, epoch_holds: bool) -> History {
+        let mut next = end + 1;
         let mut whole = self.messages.len();
         for (at, message) in self.messages.iter().enumerate().rev() {
-            // A tail that is missing leaves nothing: what is before it does not reach the position.
+            // A tail that is missing leaves nothing: what is before it does not reach the end.
             if message.seq + 1 != next {
                 break;
             }
@@ -153,7 +164,7 @@ impl Page {
         }
         self.messages.drain(..whole);
         self.messages.truncate(limit);
-        let complete = epoch_holds && (after >= seq || after + 1 >= next);
+        let complete = epoch_holds && (after >= end || after + 1 >= next);
         let messages = self.messages.into_iter().map(Arc::new).collect();
         History { position: self.position, messages, complete, began_at: self.began_at }
     }
@@ -202,7 +213,7 @@ impl Broker for RedisBroker {
             }
             Replay::Since { seq, limit } => {
                 let page = self.after(connection, room, seq, "", limit).await?;
-                page.history(seq, limit, true)
+                page.part(seq, limit)
             }
             Replay::After(from) => {
                 let page = self.after(connection, room, from.seq, from.epoch.as_str(), usize::MAX).await?;

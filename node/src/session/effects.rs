@@ -59,14 +59,17 @@ impl Effects {
                 let worker = worker.clone();
                 self.calls.push(Box::pin(async move {
                     // Register first, then read: what comes between is held at the session's gate.
-                    let broker = &*worker.broker;
+                    let broker = &worker.broker;
                     let reply = match (joined.await, backfill) {
                         (Err(error), _) => Reply::History(Err(error.into())),
                         (Ok(()), None) => {
                             Reply::History(broker.history(&room, replay).await.map_err(Failure::from))
                         }
                         (Ok(()), Some(backfill)) => {
-                            Reply::Stitched(stitch(broker, &worker.stores, &room, replay, backfill).await)
+                            let (broker, stores) = (broker.clone(), worker.stores.clone());
+                            let stitched =
+                                async move { stitch(&*broker, &stores, &room, replay, backfill).await };
+                            Reply::Stitched(worker.reads.run(stitched).await)
                         }
                     };
                     vec![(ticket, reply)]

@@ -18,7 +18,7 @@ use tickmesh_protocol::market::{Period, Symbol, Timeframe};
 use tickmesh_protocol::position::Position;
 use tickmesh_protocol::room::RoomName;
 
-use super::{BarQuery, KeptBar, RoomRows, Row, Select, TimeSeries};
+use super::{BarQuery, KeptBar, RoomRows, Row, Select, TimeSeries, within};
 use crate::StoreError;
 
 /// Rows of one room.
@@ -147,14 +147,26 @@ impl TimeSeries for MemorySeries {
                 .filter(|(_, at)| at >= from)
                 .filter_map(|(seq, at)| room.rows.get(&(*at, *seq)).cloned())
                 .collect(),
-            Select::First { span, .. } | Select::Last { span, .. } if span.is_empty() => Vec::new(),
-            Select::First { span, limit } => {
-                let rows = room.rows.range((span.start, 0)..(span.end, 0));
-                rows.take(*limit).map(|(_, row)| row.clone()).collect()
+            Select::Newest { seqs, .. } if seqs.is_empty() => Vec::new(),
+            Select::Newest { seqs, from, limit, bytes } => {
+                let keys = room.seqs.range((seqs.start, 0)..(seqs.end, 0)).filter(|(_, at)| at >= from);
+                let mut keys: Vec<(u64, u64)> = keys.map(|(seq, at)| (*at, *seq)).collect();
+                keys.sort_unstable_by(|a, b| b.cmp(a));
+                keys.truncate(*limit);
+                let mut rows: Vec<Row> = keys.iter().filter_map(|key| room.rows.get(key)).cloned().collect();
+                rows.truncate(within(rows.iter(), *bytes));
+                rows.sort_by_key(|row| (row.message.seq, row.at));
+                rows
             }
-            Select::Last { span, limit } => {
-                let rows = room.rows.range((span.start, 0)..(span.end, 0)).rev();
-                let mut rows: Vec<Row> = rows.take(*limit).map(|(_, row)| row.clone()).collect();
+            Select::First { span, .. } | Select::Last { span, .. } if span.is_empty() => Vec::new(),
+            Select::First { span, limit, bytes } => {
+                let rows = room.rows.range((span.start, 0)..(span.end, 0)).take(*limit).map(|(_, row)| row);
+                rows.clone().take(within(rows, *bytes)).cloned().collect()
+            }
+            Select::Last { span, limit, bytes } => {
+                let rows = room.rows.range((span.start, 0)..(span.end, 0)).rev().take(*limit);
+                let rows = rows.map(|(_, row)| row);
+                let mut rows: Vec<Row> = rows.clone().take(within(rows, *bytes)).cloned().collect();
                 rows.reverse();
                 rows
             }
@@ -266,7 +278,8 @@ mod tests {
         let room = RoomName::new("r").unwrap();
         let all = ROOM_ROWS as u64 + 10;
         series.append(&[suite::room_rows("r", "S", (1..=all).map(|seq| (seq, seq)))]).await.unwrap();
-        let rows = series.rows(&room, &Select::First { span: 0..u64::MAX, limit: usize::MAX }).await.unwrap();
+        let select = Select::First { span: 0..u64::MAX, limit: usize::MAX, bytes: usize::MAX };
+        let rows = series.rows(&room, &select).await.unwrap();
         assert_eq!(rows.len(), ROOM_ROWS);
         assert_eq!(rows[0].message.seq, 11);
         let seqs = Select::Seqs { seqs: 0..13, from: 0 };

@@ -117,11 +117,11 @@ async fn keys(series: &dyn TimeSeries, room: &str, select: Select) -> Vec<(u64, 
 }
 
 fn first(span: Range<u64>, limit: usize) -> Select {
-    Select::First { span, limit }
+    Select::First { span, limit, bytes: usize::MAX }
 }
 
 fn last(span: Range<u64>, limit: usize) -> Select {
-    Select::Last { span, limit }
+    Select::Last { span, limit, bytes: usize::MAX }
 }
 
 const EVER: Range<u64> = 0..u64::MAX;
@@ -135,6 +135,7 @@ pub async fn run(series: &dyn TimeSeries) {
     let base = now_millis() / DAY * DAY - 3 * DAY;
     once(series, base).await;
     spans(series, base).await;
+    bytes(series, base).await;
     epochs(series, base).await;
     hostile(series, base).await;
     figures(series, base).await;
@@ -198,6 +199,36 @@ async fn spans(series: &dyn TimeSeries, base: u64) {
     assert_eq!(find(seqs(2..7, base + 20)).await, [ticks[1], ticks[2], ticks[3], ticks[5]]);
     assert_eq!(find(seqs(5..5, 0)).await, []);
     assert_eq!(find(seqs(7..9, 0)).await, []);
+    let newest = |seqs, from, limit| Select::Newest { seqs, from, limit, bytes: usize::MAX };
+    assert_eq!(find(newest(0..u64::MAX, 0, 100)).await, ticks, "in order of number");
+    assert_eq!(find(newest(1..6, 0, 3)).await, ticks[1..4], "the newest by time");
+    assert_eq!(find(newest(2..7, base + 20, 100)).await, [ticks[1], ticks[2], ticks[3], ticks[5]]);
+    assert_eq!(find(newest(5..5, 0, 9)).await, []);
+    assert_eq!(find(newest(1..7, 0, 0)).await, []);
+}
+
+/// What is read ends after the row with which it is more than so many bytes.
+async fn bytes(series: &dyn TimeSeries, base: u64) {
+    let mut rows = room_rows("bytes", "S", []);
+    let data = format!("\"{}\"", "x".repeat(98));
+    rows.rows = (1..10).map(|seq| row_of(base + seq, seq, EPOCH, "quote", None, &data)).collect();
+    series.append(std::slice::from_ref(&rows)).await.expect("appended");
+    for (bytes, count) in [(0, 1), (99, 1), (100, 2), (250, 3), (10_000, 9)] {
+        let seqs = |range: Range<u64>| range.map(|seq| (base + seq, seq)).collect::<Vec<_>>();
+        let find = async |select| keys(series, "bytes", select).await;
+        assert_eq!(
+            find(Select::First { span: EVER, limit: 100, bytes }).await,
+            seqs(1..count + 1),
+            "{bytes}"
+        );
+        assert_eq!(
+            find(Select::Last { span: EVER, limit: 100, bytes }).await,
+            seqs(10 - count..10),
+            "{bytes}"
+        );
+        let newest = Select::Newest { seqs: 1..9, from: 0, limit: 100, bytes };
+        assert_eq!(find(newest).await, seqs(9 - count.min(8)..9), "{bytes}");
+    }
 }
 
 async fn epochs(series: &dyn TimeSeries, base: u64) {

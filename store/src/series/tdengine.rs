@@ -52,7 +52,7 @@ use self::pool::{Connector, Lease, PING, or_broken};
 use self::schema::Days;
 use self::trouble::{Trouble, told};
 use self::write::Write;
-use super::{BarQuery, KeptBar, RoomRows, Row, Select, TimeSeries};
+use super::{BarQuery, KeptBar, RoomRows, Row, Select, TimeSeries, within};
 use crate::StoreError;
 use crate::open::PoolStatus;
 
@@ -229,16 +229,29 @@ impl Shared {
     }
 
     /// What a query finds; nothing where its table is not there.
-    async fn query<T: Send>(
+    async fn query<T: Send + Sync>(
         &self,
         sql: &str,
         read: impl Fn(&taos::RawBlock, &mut Vec<T>) -> Result<(), StoreError> + Send,
     ) -> Result<Vec<T>, StoreError> {
+        self.query_until(sql, read, |_| false).await
+    }
+
+    /// What it finds until that is enough.
+    async fn query_until<T: Send + Sync>(
+        &self,
+        sql: &str,
+        read: impl Fn(&taos::RawBlock, &mut Vec<T>) -> Result<(), StoreError> + Send,
+        enough: impl Fn(&[T]) -> bool + Send,
+    ) -> Result<Vec<T>, StoreError> {
         let ask = async {
             let lease = Lease::of(&self.pool).await?;
-            let found = or_broken(lease.ended(), read::select(&lease.taos, sql, read)).await?;
-            lease.keep();
-            Ok(found)
+            let found = or_broken(lease.ended(), read::select(&lease.taos, sql, read, enough)).await?;
+            // The rest of an answer that was not read to its end ends with its connection.
+            if found.whole {
+                lease.keep();
+            }
+            Ok(found.rows)
         };
         self.call(ask.boxed()).await
     }
@@ -261,9 +274,12 @@ impl TimeSeries for Shared {
 
     async fn rows(&self, room: &RoomName, select: &Select) -> Result<Vec<Row>, StoreError> {
         let Some(sql) = read::rows_sql(room, select)? else { return Ok(Vec::new()) };
-        let mut rows = self.query(&sql, read::rows).await?;
+        let bytes = select.bytes();
+        let enough = |rows: &[Row]| within(rows.iter(), bytes) < rows.len();
+        let mut rows = self.query_until(&sql, read::rows, enough).await?;
+        rows.truncate(within(rows.iter(), bytes));
         match select {
-            Select::Seqs { .. } => rows.sort_by_key(|row| (row.message.seq, row.at)),
+            Select::Seqs { .. } | Select::Newest { .. } => rows.sort_by_key(|row| (row.message.seq, row.at)),
             Select::First { .. } => {}
             Select::Last { .. } => rows.reverse(),
         }

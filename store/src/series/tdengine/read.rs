@@ -1,5 +1,6 @@
 //! Queries: their SQL, of escaped names and our own integers, and what comes back.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
@@ -34,37 +35,55 @@ fn damaged(what: &str) -> StoreError {
     StoreError::Damaged(format!("{what} is not of the expected kind"))
 }
 
-/// Runs a query and reads its blocks; a table that is not there has no rows.
+/// What a query found.
+pub(super) struct Found<T> {
+    pub(super) rows: Vec<T>,
+    /// There was no more.
+    pub(super) whole: bool,
+}
+
+/// Runs a query and reads its blocks until that is enough; a table that is not there has no rows.
 pub(super) async fn select<T>(
     taos: &Taos,
     sql: &str,
     read: impl Fn(&RawBlock, &mut Vec<T>) -> Result<(), StoreError>,
-) -> Result<Vec<T>, Trouble> {
-    let mut found = Vec::new();
+    enough: impl Fn(&[T]) -> bool,
+) -> Result<Found<T>, Trouble> {
+    let mut rows = Vec::new();
     let mut set = match taos.query(sql).await {
-        Err(error) if is_missing_table(&error) => return Ok(found),
+        Err(error) if is_missing_table(&error) => return Ok(Found { rows, whole: true }),
         set => set?,
     };
     let mut blocks = set.blocks();
     while let Some(block) = blocks.try_next().await? {
-        read(&block, &mut found)?;
+        read(&block, &mut rows)?;
+        if enough(&rows) {
+            return Ok(Found { rows, whole: false });
+        }
     }
-    Ok(found)
+    Ok(Found { rows, whole: true })
 }
 
 /// `None` where nothing can be found.
 pub(super) fn rows_sql(room: &RoomName, select: &Select) -> Result<Option<String>, StoreError> {
     let table = names::ticks(room.as_str())?;
+    let numbered = |seqs: &Range<u64>, from: u64| {
+        let (first, end) = (seqs.start, seqs.end.min(i64::MAX.cast_unsigned()));
+        (first < end && from <= LAST_MILLIS).then(|| {
+            format!(
+                "SELECT {TICK_COLUMNS} FROM {table} WHERE ts >= {from} AND seq >= {first} AND seq < {end}"
+            )
+        })
+    };
     Ok(match select {
-        Select::Seqs { seqs, from } => {
-            let (first, end) = (seqs.start, seqs.end.min(i64::MAX.cast_unsigned()));
-            (first < end && *from <= LAST_MILLIS).then(|| {
-                format!(
-                    "SELECT {TICK_COLUMNS} FROM {table} WHERE ts >= {from} AND seq >= {first} AND seq < {end}"
-                )
-            })
+        Select::Seqs { seqs, from } => numbered(seqs, *from),
+        Select::Newest { limit: 0, .. } => None,
+        // In the order in which they lie: so the server stops where it has enough.
+        Select::Newest { seqs, from, limit, .. } => {
+            let limit = (*limit).min(i32::MAX as usize);
+            numbered(seqs, *from).map(|sql| format!("{sql} ORDER BY ts DESC, seq DESC LIMIT {limit}"))
         }
-        Select::First { span, limit } | Select::Last { span, limit } => {
+        Select::First { span, limit, .. } | Select::Last { span, limit, .. } => {
             let (first, end) = (span.start, until(span.end));
             let order = if matches!(select, Select::First { .. }) { "ASC" } else { "DESC" };
             let limit = (*limit).min(i32::MAX as usize);

@@ -37,6 +37,8 @@ const UNAUTHORIZED: i32 = 0xE006;
 /// A row's time is before what is kept, or too far ahead.
 const TIME_OUT_OF_RANGE: i32 = 0x060B;
 const SYNTAX: i32 = 0x0216;
+/// A value can be no time, or is too long for its column: said of a row, however the table is.
+const BAD_VALUE: [i32; 2] = [0x2635, 0x2653];
 /// What the server's parser says: from bad syntax to values that are too long.
 const PARSER: std::ops::RangeInclusive<i32> = 0x2600..=0x26FF;
 /// The table is not there; said by the parser, the vnode, the mnode.
@@ -79,8 +81,13 @@ pub(super) fn told(trouble: Trouble, secrets: &[String]) -> StoreError {
         UNAUTHORIZED => StoreError::Unavailable("the credentials are not accepted".into()),
         NO_DATABASE => StoreError::Unavailable("the database is not there".into()),
         _ if is_missing_table(&error) => StoreError::Unavailable("the tables are not there".into()),
+        _ if BAD_VALUE.contains(&code) => {
+            StoreError::Refused(format!("a value is not accepted ({code:#06x})"))
+        }
+        // Such as a column that is not there: the tables are not those that this version makes. No row is to blame.
         _ if is_not_understood(&error) => {
-            StoreError::Refused(format!("the statement is not accepted ({code:#06x})"))
+            tracing::warn!(code = format_args!("{code:#06x}"), error = %text, "tdengine does not accept a statement");
+            StoreError::Unavailable(format!("the statement is not accepted ({code:#06x})"))
         }
         // The driver's own, such as "connection refused".
         CONNECTION..=0xFFFF => StoreError::Unavailable(text.clone()),
@@ -101,7 +108,12 @@ mod tests {
         };
         assert_eq!(told(0xE004, "x"), StoreError::Timeout);
         assert!(matches!(told(0x060B, "x"), StoreError::Refused(_)));
-        assert!(matches!(told(0x2600, "x"), StoreError::Refused(_)));
+        assert!(matches!(told(0x2653, "x"), StoreError::Refused(_)));
+        assert!(matches!(told(0x2635, "x"), StoreError::Refused(_)));
+        // Of the tables, and no fault of a row: it would be let go of.
+        for code in [0x0216, 0x2600, 0x2602, 0x2605, 0x260D, 0x2617, 0x263F] {
+            assert!(matches!(told(code, "x"), StoreError::Unavailable(_)), "{code:#06x}");
+        }
         assert!(matches!(told(0x2603, "x"), StoreError::Unavailable(_)));
         assert!(matches!(told(0x0388, "x"), StoreError::Unavailable(_)));
         assert_eq!(told(0x0357, "s3cret"), StoreError::Unavailable("error 0x0357".into()));
