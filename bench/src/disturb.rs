@@ -164,6 +164,8 @@ where
 {
     let mut target = TargetArgs::at(at, false);
     target.token = token;
+    // A published port, perhaps, or a balancer.
+    target.relayed = true;
     let cluster = Standing::find(&target, load.nodes).await?;
     disturbed(load, target, cluster, disturb).await
 }

@@ -90,6 +90,9 @@ pub struct TargetArgs {
     /// it to sum several
     #[arg(long = "pid", value_name = "PID")]
     pids: Vec<i32>,
+    /// What listens at the address is not the server, but stands in front of it: its figures are none of the server's.
+    #[arg(skip)]
+    relayed: bool,
     /// How many connections are being opened at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
@@ -101,7 +104,15 @@ pub struct TargetArgs {
 impl TargetArgs {
     /// One address, with the defaults for the rest.
     fn at(url: String, json: bool) -> Self {
-        Self { urls: vec![url], token: None, proto: Proto::Native, pids: Vec::new(), concurrency: 64, json }
+        Self {
+            urls: vec![url],
+            token: None,
+            proto: Proto::Native,
+            pids: Vec::new(),
+            relayed: false,
+            concurrency: 64,
+            json,
+        }
     }
 }
 

@@ -169,6 +169,7 @@ impl Node {
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             max_publish_batch: config.limits.max_publish_batch,
             started_at,
+            run,
             lines: Arc::default(),
             conformance: config.socketio.conformance,
             broker: broker.clone(),
