@@ -44,6 +44,8 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
         }
         None => read(DEMO.as_bytes(), |bad| eprintln!("demo feed: {bad}, skipped"))?,
     };
+    // Recorded once, the demo's happen now.
+    let times = if args.demo { Times::Now } else { Times::File };
     let mut sink = HttpSink::new(&args.to, args.token.as_deref())?;
     actix_rt::System::new().block_on(async {
         let stop = StopSignals::new()?;
@@ -51,7 +53,7 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
         let begun = Instant::now();
         let published = Cell::new(0);
         let interrupted = tokio::select! {
-            fed = feed(&ticks.good, args.speed, args.looped, Times::File, &mut sink, &bar, &published) => { fed?; false }
+            fed = feed(&ticks.good, args.speed, args.looped, times, &mut sink, &bar, &published) => { fed?; false }
             () = stop.wait() => !args.looped,
         };
         bar.finish_and_clear();
