@@ -88,6 +88,15 @@ impl Target {
         )
     }
 
+    /// A `GET` of a path of the HTTP API, after which the connection ends.
+    pub(crate) fn get_head(&self, path: &str) -> String {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
+            self.host,
+            self.authorization()
+        )
+    }
+
     /// Head of a `POST` of JSON to a path of the HTTP API, without `Content-Length` and the empty line.
     pub(crate) fn post_head(&self, path: &str) -> String {
         format!(

@@ -1,8 +1,10 @@
-//! `bench roll`, `kill`, `pause` and `join`: a cluster of real processes under load, whose nodes are restarted in turn, killed
-//! at random, stand still, or get one more, while every message at every client and every answer to a request is checked. It
-//! starts everything itself: a redis-server, the nodes and a gateway.
+//! `bench roll`, `kill`, `pause`, `join` and `during`: a cluster of real processes under load, whose nodes are restarted in turn,
+//! killed at random, stand still, or get one more, while every message at every client and every answer to a request is checked.
+//! It starts everything itself, a redis-server, the nodes and a gateway, or takes a cluster that runs already, which it
+//! disturbs by commands.
 
 mod cluster;
+mod standing;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,6 +20,7 @@ use crate::fanout::{self, FanoutArgs};
 use crate::requests::Requests;
 
 use cluster::Cluster;
+use standing::Standing;
 
 /// Quiet time before the first disturbance, and after the last.
 const CALM: Duration = Duration::from_secs(3);
@@ -46,7 +49,7 @@ pub struct LoadArgs {
     /// Clients that make requests
     #[arg(long, value_name = "N", default_value_t = 50)]
     requesters: usize,
-    /// A Redis to use; without it one is started
+    /// A Redis to use, where a cluster is started; without it that is, too
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// Print one JSON object on stdout and nothing else there
@@ -54,11 +57,27 @@ pub struct LoadArgs {
     json: bool,
 }
 
+/// A cluster that runs already.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StandingArgs {
+    /// A gateway of a cluster that runs already, or what stands in front of its gateways; without it one is started
+    #[arg(long, value_name = "URL", conflicts_with = "redis")]
+    at: Option<String>,
+    /// With --at: JWT of an operator, or API key, for all clients
+    #[arg(long, requires = "at")]
+    token: Option<String>,
+}
+
 /// Arguments of `bench roll`.
 #[derive(Debug, clap::Args)]
 pub struct RollArgs {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    standing: StandingArgs,
+    /// With --at: the command that restarts a node as an operator would; $NODE is its number, from 1 to --nodes
+    #[arg(long, value_name = "COMMAND", requires = "at")]
+    restart: Option<String>,
     /// How often every node is restarted
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
@@ -69,6 +88,11 @@ pub struct RollArgs {
 pub struct KillArgs {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    standing: StandingArgs,
+    /// With --at: the command that kills a node and starts it again; $NODE is its number, from 1 to --nodes
+    #[arg(long, value_name = "COMMAND", requires = "at")]
+    kill: Option<String>,
     /// Time between two kills
     #[arg(long, value_parser = crate::parse_duration, default_value = "5s")]
     every: Duration,
@@ -103,15 +127,64 @@ pub struct JoinArgs {
     within: Duration,
 }
 
-/// Runs the load until the disturbance is over.
+/// Arguments of `bench during`.
+#[derive(Debug, clap::Args)]
+pub struct DuringArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// A gateway of the cluster, or what stands in front of its gateways
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    at: String,
+    /// JWT of an operator, or API key, for all clients
+    #[arg(long)]
+    token: Option<String>,
+    /// The command
+    #[arg(value_name = "COMMAND")]
+    command: String,
+}
+
+/// A cluster of its own under load.
 async fn under_load<F>(load: LoadArgs, disturb: F) -> anyhow::Result<bool>
 where
     F: AsyncFnOnce(&mut Cluster) -> anyhow::Result<()> + 'static,
 {
-    let mut cluster = Cluster::start(&load).await?;
+    let cluster = Cluster::start(&load).await?;
+    let url = format!("ws://{}", cluster.address);
+    disturbed(load, TargetArgs::at(url, false), cluster, disturb).await
+}
+
+/// A cluster that runs already under load.
+async fn standing_under_load<F>(
+    load: LoadArgs,
+    (at, token): (String, Option<String>),
+    disturb: F,
+) -> anyhow::Result<bool>
+where
+    F: AsyncFnOnce(&mut Standing) -> anyhow::Result<()> + 'static,
+{
+    let mut target = TargetArgs::at(at, false);
+    target.token = token;
+    // A published port, perhaps, or a balancer.
+    target.relayed = true;
+    let cluster = Standing::find(&target, load.nodes).await?;
+    disturbed(load, target, cluster, disturb).await
+}
+
+/// Runs the load until the disturbance is over.
+async fn disturbed<C, F>(
+    load: LoadArgs,
+    target: TargetArgs,
+    mut cluster: C,
+    disturb: F,
+) -> anyhow::Result<bool>
+where
+    C: 'static,
+    F: AsyncFnOnce(&mut C) -> anyhow::Result<()> + 'static,
+{
     let done = Rc::new(Cell::new(false));
     let mut args = FanoutArgs::default();
-    args.target = TargetArgs::at(format!("ws://{}", cluster.address), load.json);
+    args.target = target;
+    args.target.json = load.json;
     args.target.proto = load.proto;
     args.subs = load.subs;
     args.rooms = load.rooms;
@@ -146,6 +219,20 @@ where
 /// Restarts every node in turn, some times.
 pub(crate) async fn roll(args: RollArgs) -> anyhow::Result<bool> {
     let (rounds, nodes) = (args.rounds, args.load.nodes);
+    if let Some(at) = args.standing.at {
+        let command = args.restart.context("--at needs --restart: how a node is restarted there")?;
+        return standing_under_load(
+            args.load,
+            (at, args.standing.token),
+            async move |cluster: &mut Standing| {
+                for turn in 0..rounds * nodes {
+                    cluster.replace(&command, turn % nodes + 1).await?;
+                }
+                Ok(())
+            },
+        )
+        .await;
+    }
     under_load(args.load, async move |cluster: &mut Cluster| {
         for _ in 0..rounds * nodes {
             // The one that has been there longest.
@@ -158,7 +245,24 @@ pub(crate) async fn roll(args: RollArgs) -> anyhow::Result<bool> {
 
 /// Kills a node at random, again and again.
 pub(crate) async fn kill(args: KillArgs) -> anyhow::Result<bool> {
-    let (every, duration) = (args.every, args.duration);
+    let (every, duration, nodes) = (args.every, args.duration, args.load.nodes);
+    if let Some(at) = args.standing.at {
+        let command = args.kill.context("--at needs --kill: how a node is killed and started there")?;
+        return standing_under_load(
+            args.load,
+            (at, args.standing.token),
+            async move |cluster: &mut Standing| {
+                let end = Instant::now() + duration;
+                while Instant::now() < end {
+                    let next = Instant::now() + every;
+                    cluster.replace(&command, rand::random_range(1..=nodes)).await?;
+                    sleep_until(next).await;
+                }
+                Ok(())
+            },
+        )
+        .await;
+    }
     under_load(args.load, async move |cluster: &mut Cluster| {
         let end = Instant::now() + duration;
         while Instant::now() < end {
@@ -210,6 +314,15 @@ pub(crate) async fn join(args: JoinArgs) -> anyhow::Result<bool> {
             }
             sleep(Duration::from_millis(250)).await;
         }
+    })
+    .await
+}
+
+/// Runs a command.
+pub(crate) async fn during(args: DuringArgs) -> anyhow::Result<bool> {
+    let command = args.command;
+    standing_under_load(args.load, (args.at, args.token), async move |cluster: &mut Standing| {
+        cluster.run(&command, None).await
     })
     .await
 }

@@ -188,7 +188,8 @@ pub(crate) fn room_names(rooms: usize) -> Vec<String> {
 async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
     let clock = Clock::start();
     let targets = opening::resolve(&args.target, args.batch).await?;
-    let server = Processes::find(&args.target.pids, targets.iter().map(|target| target.addr));
+    let listening = targets.iter().map(|target| target.addr).filter(|_| !args.target.relayed);
+    let server = Processes::find(&args.target.pids, listening);
     let names = match &args.room {
         Some(room) => vec![room.clone()],
         None => room_names(args.rooms),

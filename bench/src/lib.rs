@@ -43,7 +43,7 @@ mod stalled;
 mod subscriber;
 
 pub use baseline::BaselineArgs;
-pub use disturb::{JoinArgs, KillArgs, LoadArgs, PauseArgs, RollArgs};
+pub use disturb::{DuringArgs, JoinArgs, KillArgs, LoadArgs, PauseArgs, RollArgs, StandingArgs};
 pub use fanout::FanoutArgs;
 pub use idle::IdleArgs;
 pub use publish::PublishArgs;
@@ -60,14 +60,16 @@ pub enum Command {
     Publish(PublishArgs),
     /// Connections that do nothing: memory per connection, connects per second
     Idle(IdleArgs),
-    /// Starts a cluster, restarts its nodes in turn under load, and checks every message at every client
+    /// Starts a cluster, or takes one that runs, restarts its nodes in turn under load, and checks every message at every client
     Roll(RollArgs),
-    /// Starts a cluster, kills its nodes at random under load, and checks every message at every client
+    /// Starts a cluster, or takes one that runs, kills its nodes at random under load, and checks every message at every client
     Kill(KillArgs),
     /// Starts a cluster, stops its nodes' processes for a while (SIGSTOP) under load, and checks the same
     Pause(PauseArgs),
     /// Starts a cluster, adds a node under load, checks the same, and that connections move to it
     Join(JoinArgs),
+    /// Runs a command, that scales a running cluster, say, under load, and checks every message at every client
+    During(DuringArgs),
     /// Serve the bare minimum, one write per delivery: the floor to compare a server with
     Baseline(BaselineArgs),
 }
@@ -88,6 +90,9 @@ pub struct TargetArgs {
     /// it to sum several
     #[arg(long = "pid", value_name = "PID")]
     pids: Vec<i32>,
+    /// What listens at the address is not the server, but stands in front of it: its figures are none of the server's.
+    #[arg(skip)]
+    relayed: bool,
     /// How many connections are being opened at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
@@ -99,7 +104,15 @@ pub struct TargetArgs {
 impl TargetArgs {
     /// One address, with the defaults for the rest.
     fn at(url: String, json: bool) -> Self {
-        Self { urls: vec![url], token: None, proto: Proto::Native, pids: Vec::new(), concurrency: 64, json }
+        Self {
+            urls: vec![url],
+            token: None,
+            proto: Proto::Native,
+            pids: Vec::new(),
+            relayed: false,
+            concurrency: 64,
+            json,
+        }
     }
 }
 
@@ -125,6 +138,7 @@ pub fn run(command: Command) -> anyhow::Result<bool> {
         Command::Kill(args) => runtime.block_on(disturb::kill(args)),
         Command::Pause(args) => runtime.block_on(disturb::pause(args)),
         Command::Join(args) => runtime.block_on(disturb::join(args)),
+        Command::During(args) => runtime.block_on(disturb::during(args)),
         Command::Baseline(args) => runtime.block_on(baseline::run(args)),
     }
 }
@@ -174,6 +188,7 @@ mod tests {
                 Command::Kill(args) => disturb::kill(args).await,
                 Command::Pause(args) => disturb::pause(args).await,
                 Command::Join(args) => disturb::join(args).await,
+                Command::During(args) => disturb::during(args).await,
                 Command::Baseline(args) => baseline::run(args).await,
             }
         })

@@ -23,7 +23,9 @@ pub(crate) enum Command {
     /// One node; or drains one
     Node(NodeArgs),
     /// A gateway: holds clients' connections while the nodes behind it change
-    Gateway(ServerArgs),
+    Gateway(GatewayArgs),
+    /// Asks a node or gateway on this machine whether it is alive, for health checks; 1 if it is not
+    Health(HealthArgs),
     /// Shows a running cluster
     Cluster {
         #[command(subcommand)]
@@ -153,17 +155,42 @@ impl ServerArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct GatewayArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Also serves the demo page, at /. It shows what anybody may see with auth.anonymous = "full"
+    #[arg(long)]
+    pub(crate) page: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HealthArgs {
+    /// Whether it takes clients, which it does not while it drains or Redis is away
+    #[arg(long)]
+    pub(crate) ready: bool,
+    /// Where it listens
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Its configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct FeedArgs {
     /// CSV with the columns ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume
-    #[arg(long, value_name = "FILE")]
-    pub(crate) file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "demo")]
+    pub(crate) file: Option<PathBuf>,
+    /// The recorded quotes that `tickmesh dev` shows, instead of a file
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) demo: bool,
     /// How many times faster than it happened; 0 for as fast as possible
     #[arg(long, default_value_t = 1.0)]
     pub(crate) speed: f64,
     /// Starts over at the end, until stopped; the times of further rounds go on behind those of the file
     #[arg(long = "loop")]
     pub(crate) looped: bool,
-    /// A node
+    /// A node or gateway
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub(crate) to: String,
     /// API key or JWT that may publish

@@ -2,15 +2,13 @@
 
 use std::net::SocketAddr;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use actix_web::{HttpResponse, web};
 use tickmesh_cluster::config::{Config, Secret};
 use tickmesh_cluster::seat::Cluster;
 use tickmesh_gateway::Gateway;
 use tickmesh_node::Node;
 
 use crate::args::DevArgs;
-use crate::{config, feed, serve};
+use crate::{config, feed, page, serve};
 
 /// Serves until a signal, then drains. The gateway listens where the configuration says, the nodes on any ports.
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
@@ -36,7 +34,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             Cluster::Redis { .. } => format!("dev-{:04x}", rand::random::<u16>()),
         };
         let id = format!("{name}-gateway");
-        let gateway = Gateway::start(config, &id, cluster.seat(&id), page)?;
+        let gateway = Gateway::start(config, &id, cluster.seat(&id), page::routes)?;
         let mut nodes = Vec::new();
         let inside = inside(config);
         let stores = serve::stores(config, &name)?;
@@ -70,23 +68,4 @@ fn inside(config: &Config) -> Config {
     config.node.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     (config.server.tls_certificate, config.server.tls_key) = (None, None);
     config
-}
-
-/// The demo page: no script, style or connection but its own.
-fn page(routes: &mut web::ServiceConfig) {
-    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let file = |kind: &'static str, body: &'static str| {
-        web::get().to(move || async move {
-            HttpResponse::Ok()
-                .insert_header((CONTENT_TYPE, kind))
-                .insert_header((CONTENT_SECURITY_POLICY, POLICY))
-                .insert_header((CACHE_CONTROL, "no-cache"))
-                .body(body)
-        })
-    };
-    routes
-        .route("/", file("text/html; charset=utf-8", include_str!("../assets/index.html")))
-        .route("/app.js", file("text/javascript; charset=utf-8", include_str!("../assets/app.js")))
-        .route("/app.css", file("text/css; charset=utf-8", include_str!("../assets/app.css")));
 }

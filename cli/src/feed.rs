@@ -34,10 +34,18 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
     if !(args.speed.is_finite() && args.speed >= 0.0) {
         return Err(Unusable(format!("--speed {}: expected a number from 0", args.speed)).into());
     }
-    let file = std::fs::File::open(&args.file)
-        .map_err(|error| Unusable(format!("--file {}: {error}", args.file.display())))?;
-    let ticks = read(file, |bad| eprintln!("{}: {bad}, skipped", args.file.display()))
-        .map_err(|error| Unusable(format!("--file {}: {error}", args.file.display())))?;
+    let ticks = match &args.file {
+        Some(path) => {
+            let unusable =
+                |error: &dyn std::fmt::Display| Unusable(format!("--file {}: {error}", path.display()));
+            let file = std::fs::File::open(path).map_err(|error| unusable(&error))?;
+            read(file, |bad| eprintln!("{}: {bad}, skipped", path.display()))
+                .map_err(|error| unusable(&error))?
+        }
+        None => read(DEMO.as_bytes(), |bad| eprintln!("demo feed: {bad}, skipped"))?,
+    };
+    // Recorded once, the demo's happen now.
+    let times = if args.demo { Times::Now } else { Times::File };
     let mut sink = HttpSink::new(&args.to, args.token.as_deref())?;
     actix_rt::System::new().block_on(async {
         let stop = StopSignals::new()?;
@@ -45,7 +53,7 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
         let begun = Instant::now();
         let published = Cell::new(0);
         let interrupted = tokio::select! {
-            fed = feed(&ticks.good, args.speed, args.looped, Times::File, &mut sink, &bar, &published) => { fed?; false }
+            fed = feed(&ticks.good, args.speed, args.looped, times, &mut sink, &bar, &published) => { fed?; false }
             () = stop.wait() => !args.looped,
         };
         bar.finish_and_clear();

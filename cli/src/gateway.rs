@@ -3,12 +3,13 @@
 use tickmesh_cluster::config::Config;
 use tickmesh_gateway::Gateway;
 
-use crate::args::ServerArgs;
-use crate::{config, serve};
+use crate::args::GatewayArgs;
+use crate::{config, page, serve};
 
 /// Serves until a signal, then sends its clients away.
-pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
-    let config = config::load(&Config::node_defaults(), args.config.as_deref(), args.flags())?;
+pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
+    let server = &args.server;
+    let config = config::load(&Config::node_defaults(), server.config.as_deref(), server.flags())?;
     if config.broker.url.redis().is_none() {
         let problem =
             "a gateway and its nodes are several processes: set broker.url to a Redis that they share";
@@ -18,7 +19,8 @@ pub(crate) fn run(args: &ServerArgs) -> anyhow::Result<()> {
     actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
         let id = serve::id(&config, "gateway");
-        let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), |_| {})?;
+        let routes = if args.page { page::routes } else { |_: &mut _| {} };
+        let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), routes)?;
         gateway.joined(serve::PATIENCE).await;
         println!("{}", serve::url(&config, gateway.address()));
         stop.wait().await;

@@ -7,8 +7,10 @@ mod config;
 mod dev;
 mod feed;
 mod gateway;
+mod health;
 mod node;
 mod operate;
+mod page;
 mod serve;
 mod token;
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Node(NodeArgs { command: Some(command), .. }) => operate::node(&command),
         Command::Node(args) => node::run(&args),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Cluster { what } => operate::cluster(&what),
         Command::Bench { what } => bench(what),
         Command::Feed(args) => feed::run(&args),

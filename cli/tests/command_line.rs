@@ -155,6 +155,56 @@ fn stores_that_a_node_refuses_are_refused_by_the_check_in_the_same_words() {
     }
 }
 
+/// What a health check sees: the exit status, and the one line that says why.
+fn health(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output =
+        tickmesh().arg("health").args(args).envs(env.iter().copied()).output().expect("the binary starts");
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn health_is_that_of_the_process_and_readiness_is_another_question() {
+    let node: &[&str] = &["node", "--listen", "127.0.0.1:0"];
+    // Nobody answers there: it lives, but is not ready.
+    let redis = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let broker = format!("redis://{}", redis.local_addr().expect("its address"));
+    let waiting = Server::start(&[node, &["--broker", &broker]].concat(), &[]);
+    assert_eq!(health(&["--listen", &waiting.address], &[]), (Some(0), "ok\n".into()));
+    let (status, said) = health(&["--ready", "--listen", &waiting.address], &[]);
+    assert!(status == Some(1) && said.contains("/readyz: "), "{status:?} {said}");
+
+    let node = Server::start(node, &[]);
+    // As in an image: by the configuration of the process, which listens on every address.
+    let port = node.address.rsplit_once(':').expect("a port").1;
+    let env = [("TICKMESH_NODE__LISTEN", &*format!("0.0.0.0:{port}"))];
+    assert_eq!(health(&["--ready"], &env), (Some(0), "ready\n".into()));
+    drop(node);
+    assert_eq!(health(&[], &env).0, Some(1));
+    assert_eq!(health(&["--listen", "nowhere"], &[]).0, Some(64));
+}
+
+#[test]
+fn health_by_tls_trusts_the_certificate_that_is_configured_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pair = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(["node.example".to_owned()]).expect("a certificate");
+        let file = |kind: &str, pem: String| {
+            let path = directory.path().join(format!("{name}.{kind}"));
+            std::fs::write(&path, pem).expect("written");
+            path.to_str().expect("a path").to_owned()
+        };
+        (file("cert", made.cert.pem()), file("key", made.signing_key.serialize_pem()))
+    };
+    let (certificate, key) = pair("own");
+    let env = [("TICKMESH_SERVER__TLS_CERTIFICATE", &*certificate), ("TICKMESH_SERVER__TLS_KEY", &*key)];
+    let node = Server::start(&["node", "--listen", "127.0.0.1:0"], &env);
+    let address = node.address.trim_start_matches("https://");
+    assert_eq!(health(&["--ready", "--listen", address], &env), (Some(0), "ready\n".into()));
+    let (other, key) = pair("other");
+    let env = [("TICKMESH_SERVER__TLS_CERTIFICATE", &*other), ("TICKMESH_SERVER__TLS_KEY", &*key)];
+    assert_eq!(health(&["--listen", address], &env).0, Some(1), "what listens there is something else");
+}
+
 #[test]
 fn a_clean_stop_is_status_0_and_a_second_signal_does_not_wait() {
     let node: &[&str] = &["node", "--listen", "127.0.0.1:0"];
@@ -324,6 +374,18 @@ fn a_feed_that_cannot_work_is_refused_at_once() {
         assert_eq!(output.status.code(), Some(64), "{args:?}: {}", text(&output.stderr));
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "nothing was tried");
+}
+
+#[test]
+fn the_demo_feed_can_be_published_to_any_cluster() {
+    let server = Server::start(&["node", "--listen", "127.0.0.1:0"], &[("TICKMESH_AUTH__ANONYMOUS", "full")]);
+    let to = format!("http://{}", server.address);
+    let output = run(&["feed", "--demo", "--speed", "0", "--to", &to]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let rooms: Value = serde_json::from_str(&server.get("/api/v1/rooms/market_EURUSD").1).expect("JSON");
+    assert!(rooms["seq"].as_u64().is_some_and(|seq| seq > 0), "{rooms}");
+    assert_eq!(run(&["feed", "--demo", "--file", "x"]).status.code(), Some(64));
+    assert_eq!(run(&["feed"]).status.code(), Some(64));
 }
 
 /// A server that answers fewer results than there were messages has not kept them.

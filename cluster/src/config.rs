@@ -95,7 +95,8 @@ pub struct BrokerConfig {
 pub struct ClusterConfig {
     /// Milliseconds after which a process that does not renew its lease counts as gone.
     pub lease_ms: u64,
-    /// Where the others reach this process, `host:port`; empty for where it listens.
+    /// Where the others reach this process, `host:port`; empty for where it listens, or for this machine's host name if
+    /// that is every address.
     pub advertise: String,
     /// Shared by the processes of a cluster.
     pub secret: Secret,

@@ -19,6 +19,9 @@ use tokio::io::AsyncWriteExt;
 use crate::socket::Socket;
 use crate::socketio::{Asked, Bad, asked_websocket};
 
+/// Header with which a gateway says which run of a node its link is for.
+pub const RUN_HEADER: &str = "x-tickmesh-run";
+
 /// A connection that still speaks HTTP.
 pub type Http = Framed<Socket, Codec>;
 

@@ -200,7 +200,7 @@ fn read_pair(paths: &[PathBuf]) -> Result<Arc<CertifiedKey>, TlsError> {
     })
 }
 
-/// The side of a gateway towards nodes.
+/// The side of those who connect: gateways to nodes, and what looks after a process to that.
 #[derive(Clone)]
 pub struct Connector(Arc<ClientConfig>);
 
@@ -223,6 +223,23 @@ impl Connector {
             .map_err(|error| TlsError::File { path: authorities.into(), problem: error.to_string() })?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Authorities(files)))
+            .with_no_client_auth();
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// Trusts the first certificate of a PEM file alone, whatever name it is for: that of a process on this machine, which is
+    /// reached by an address that no certificate is for.
+    ///
+    /// # Errors
+    /// When it cannot be read or holds no certificate.
+    pub fn only(certificate: &Path) -> Result<Self, TlsError> {
+        let file = |problem: String| TlsError::File { path: certificate.into(), problem };
+        let only = certificates(certificate)?.swap_remove(0);
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| file(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Only { certificate: only, provider: provider() }))
             .with_no_client_auth();
         Ok(Self(Arc::new(config)))
     }
@@ -299,5 +316,53 @@ impl ServerCertVerifier for Authorities {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.get().supported_verify_schemes()
+    }
+}
+
+/// One certificate, and proof of its key.
+#[derive(Debug)]
+struct Only {
+    certificate: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Only {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if *certificate == self.certificate {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tickmesh_cluster::config::Secret;
+use tickmesh_edge::handshake::RUN_HEADER;
 use tickmesh_edge::socket::Socket;
 use tickmesh_edge::tls::Connector;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,14 +25,15 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Opens a link, after which there are records.
-    pub(crate) async fn link(&self, address: &str) -> io::Result<Socket> {
+    /// Opens a link to this run of a node, after which there are records. What answers at the address may be another one
+    /// already: a container that is restarted keeps its address.
+    pub(crate) async fn link(&self, address: &str, run: u64) -> io::Result<Socket> {
         let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
         // Every held connection's future has room for this one, which would be mostly TLS, and hardly ever needs it.
-        timeout(PATIENCE, Box::pin(self.shake_hands(address))).await.map_err(timed_out)?
+        timeout(PATIENCE, Box::pin(self.shake_hands(address, run))).await.map_err(timed_out)?
     }
 
-    async fn shake_hands(&self, address: &str) -> io::Result<Socket> {
+    async fn shake_hands(&self, address: &str, run: u64) -> io::Result<Socket> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut socket = match &self.tls {
@@ -42,7 +44,7 @@ impl Dialer {
         let head = format!(
             "GET /link HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGlja21lc2gtbGluay0wMQ==\r\n\
-             Authorization: Bearer {}\r\n\r\n",
+             {RUN_HEADER}: {run}\r\nAuthorization: Bearer {}\r\n\r\n",
             self.secret.expose()
         );
         socket.write_all(head.as_bytes()).await?;

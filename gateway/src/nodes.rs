@@ -347,7 +347,7 @@ fn allow(node: &Node, wanted: usize) {
 async fn watch_over(node: Arc<Node>, nodes: Arc<Nodes>) {
     // The last clone but this one goes when the node is forgotten.
     while Arc::strong_count(&node) > 1 {
-        if let Ok(link) = nodes.dialer.link(&node.address).await {
+        if let Ok(link) = nodes.dialer.link(&node.address, node.run).await {
             ask(&node, link).await;
         }
         node.answers.send_replace(false);

@@ -50,7 +50,7 @@ impl Pool {
         self.refill(node);
         match ready {
             Some(socket) => Ok(socket),
-            None => self.nodes.dialer().link(&node.address).await,
+            None => self.nodes.dialer().link(&node.address, node.run).await,
         }
     }
 
@@ -78,7 +78,7 @@ impl Pool {
         for _ in 0..lacking {
             let (pool, node) = (self.clone(), node.clone());
             actix_rt::spawn(async move {
-                let link = pool.nodes.dialer().link(&node.address).await;
+                let link = pool.nodes.dialer().link(&node.address, node.run).await;
                 // It may have been given up meanwhile, and begun anew with nothing under way.
                 if let Some(warm) = pool.warm.borrow_mut().get_mut(&node.run) {
                     warm.connecting = warm.connecting.saturating_sub(1);

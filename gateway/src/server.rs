@@ -20,7 +20,7 @@ use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
-use tickmesh_edge::listen::bind;
+use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::service::{self, Options, service};
 use tickmesh_edge::tls::{Connector, TlsError};
 use tokio::sync::watch;
@@ -176,10 +176,7 @@ impl Gateway {
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         let run = rand::random::<u64>() >> 11;
         let zone = config.cluster.zone.clone();
-        let advertised = match config.cluster.advertise.as_str() {
-            "" => address.to_string(),
-            advertised => advertised.to_owned(),
-        };
+        let advertised = advertised(&config.cluster.advertise, address);
         let report = reporter(id, run, advertised, zone.clone(), connections.clone());
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, report);

@@ -17,7 +17,7 @@ use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::limits::Connections;
-use tickmesh_edge::listen::bind;
+use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::service::{self, Options, service};
 use tickmesh_edge::tls::TlsError;
 use tickmesh_market::calendar::CalendarError;
@@ -116,10 +116,7 @@ impl Node {
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         let run = rand::random::<u64>() >> 11;
         let started_at = clock::now().utc;
-        let advertised = match config.cluster.advertise.as_str() {
-            "" => address.to_string(),
-            advertised => advertised.to_owned(),
-        };
+        let advertised = advertised(&config.cluster.advertise, address);
         let delay = Arc::new(QueueDelay::default());
         let mut load = Load {
             base: Load::base(id, run, advertised, config.cluster.zone.clone(), started_at),
@@ -174,6 +171,7 @@ impl Node {
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
             max_publish_batch: config.limits.max_publish_batch,
             started_at,
+            run,
             lines: Arc::default(),
             conformance: config.socketio.conformance,
             broker: broker.clone(),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
 use bytes::Bytes;
-use tickmesh_edge::handshake::{self, Http, Refused, bearer};
+use tickmesh_edge::handshake::{self, Http, RUN_HEADER, Refused, bearer};
 use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::error::ErrorCode;
@@ -59,6 +59,18 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
         if !link::is_secret(worker.secret.expose(), bearer(request.headers())) {
             let text = "links need the cluster's secret";
             return Err(Refused::new(StatusCode::UNAUTHORIZED, "link", ErrorCode::AuthFailed, text));
+        }
+        // A gateway that still has sessions of the life before this one, at the same address, is not to bring them before
+        // this one has joined the cluster.
+        let wanted = request.headers().get(RUN_HEADER).map(|run| run.to_str().unwrap_or_default());
+        if wanted.is_some_and(|run| run != worker.run.to_string()) {
+            let text = "this is another run of the node";
+            return Err(Refused::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "link",
+                ErrorCode::InvalidParameters,
+                text,
+            ));
         }
         let worker = worker.clone();
         let start: Start = Box::new(move |stream, early| {

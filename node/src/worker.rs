@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) conformance: bool,
     /// UTC milliseconds.
     pub(crate) started_at: u64,
+    /// Names this life of the node in the cluster.
+    pub(crate) run: u64,
 }
 
 /// What is one per worker thread.

@@ -22,6 +22,15 @@ impl NodeProcess {
         Self::run(&["node"], id, broker, environment)
     }
 
+    /// Starts a node where another one has listened.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn start_at(address: SocketAddr, id: &str, broker: &str) -> Self {
+        Self::run_at(address, &["node"], id, broker, &[])
+    }
+
     /// Starts a gateway, in the same way.
     ///
     /// # Panics
@@ -41,11 +50,21 @@ impl NodeProcess {
     }
 
     fn run(command: &[&str], id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+        Self::run_at(SocketAddr::from(([127, 0, 0, 1], 0)), command, id, broker, environment)
+    }
+
+    fn run_at(
+        listen: SocketAddr,
+        command: &[&str],
+        id: &str,
+        broker: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let logs =
             if std::env::var_os("TICKMESH_TEST_LOGS").is_some() { Stdio::inherit() } else { Stdio::null() };
         let mut child = Command::new(binary())
             .args(command)
-            .args(["--listen", "127.0.0.1:0", "--id", id, "--broker", broker])
+            .args(["--listen", &listen.to_string(), "--id", id, "--broker", broker])
             .env("TICKMESH_AUTH__ANONYMOUS", "full")
             .env("TICKMESH_AUTH__JWT_SECRET", crate::SECRET)
             .env("TICKMESH_CLUSTER__LEASE_MS", "2000")

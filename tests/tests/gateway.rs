@@ -101,6 +101,24 @@ async fn nodes_are_killed() {
     nothing_happened(&load.finish().await);
 }
 
+/// A container that is restarted keeps its address. What listens there has to join the cluster before it gets sessions: this
+/// one never does, as it is in a cluster of its own.
+#[tokio::test]
+async fn what_listens_at_a_dead_nodes_address_gets_none_of_its_sessions() {
+    let mut cluster = Cluster::start(2).await;
+    let load = cluster.load().await;
+    sleep(Duration::from_millis(300)).await;
+    cluster.nodes[0].kill();
+    let other = NodeProcess::start_at(cluster.nodes[0].address(), "other", "memory");
+    cluster.gateway.places_sessions_on(1).await;
+    // Past the end of the dead one's lease.
+    sleep(Duration::from_millis(2_500)).await;
+    let answer = Sandbox::http(other.address(), "GET", "/api/socketio-status", "", "").await;
+    assert_eq!(answer.json()["connections"], 0);
+    assert!(cluster.sessions(1).await >= 40);
+    nothing_happened(&load.finish().await);
+}
+
 #[tokio::test]
 async fn a_node_stands_still_and_comes_back() {
     let cluster = Cluster::start(2).await;

@@ -27,7 +27,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "cluster.advertise",
         Kind::Advertise,
-        "Where the others reach this process, \"host:port\"; empty for node.listen.",
+        "Where the others reach this process, \"host:port\"; empty for node.listen, or for this machine's host name if that is\n\
+         0.0.0.0 or [::].",
     ),
     key("cluster.secret", Kind::Secret, "Shared by the processes of a cluster: the credential of links between gateways and nodes. Without it there are none."),
     key(
