@@ -24,6 +24,8 @@ pub struct Manifest {
     pub pre_stop: Hook,
     /// From then until it is killed.
     pub grace: Duration,
+    /// The paths of the startup, liveness and readiness probes.
+    pub probes: [String; 3],
 }
 
 /// A `preStop` hook.
@@ -84,7 +86,10 @@ impl Manifest {
             None => Hook::Exec(here(strings(&pre_stop["exec"]["command"]))),
         };
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap_or_else(|| panic!("{pod}"));
-        Self { args: here(strings(&container["args"])), pre_stop, grace: Duration::from_secs(grace) }
+        let probes = ["startupProbe", "livenessProbe", "readinessProbe"].map(|probe| {
+            container[probe]["httpGet"]["path"].as_str().unwrap_or_else(|| panic!("{probe}")).to_owned()
+        });
+        Self { args: here(strings(&container["args"])), pre_stop, grace: Duration::from_secs(grace), probes }
     }
 
     /// Starts a container. Where it listens, and what a test cannot have as a pod has it, is overridden.
