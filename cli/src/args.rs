@@ -93,12 +93,7 @@ pub(crate) enum Conformance {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Moves a node's clients elsewhere, and gives it no more
-    Drain {
-        /// Its name in the cluster
-        id: String,
-        #[command(flatten)]
-        via: Via,
-    },
+    Drain(DrainArgs),
     /// Gives a drained node clients again
     Resume {
         /// Its name in the cluster
@@ -106,6 +101,24 @@ pub(crate) enum NodeCommand {
         #[command(flatten)]
         via: Via,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DrainArgs {
+    /// Its name in the cluster
+    #[arg(required_unless_present = "own")]
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) via: Via,
+    /// The node whose configuration this is, reached where it listens, with a key from there: for what stops a container
+    #[arg(long = "self", conflicts_with_all = ["id", "via"])]
+    pub(crate) own: bool,
+    /// With --self, its configuration file
+    #[arg(long, value_name = "FILE", requires = "own")]
+    pub(crate) config: Option<PathBuf>,
+    /// Waits until it has no more connections, so long at most, such as 1m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]

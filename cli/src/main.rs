@@ -58,8 +58,11 @@ fn main() -> ExitCode {
 /// A key file is read when a node starts, but is as much part of the configuration as what names it.
 fn unusable(error: &anyhow::Error) -> bool {
     error.is::<config::Unusable>()
-        || matches!(error.downcast_ref(), Some(StartError::Auth(_)))
-        || matches!(error.downcast_ref(), Some(tickmesh_gateway::StartError::NoSecret))
+        || matches!(error.downcast_ref(), Some(StartError::Auth(_) | StartError::NotInPod(_)))
+        || matches!(
+            error.downcast_ref(),
+            Some(tickmesh_gateway::StartError::NoSecret | tickmesh_gateway::StartError::NotInPod(_))
+        )
 }
 
 fn bench(what: tickmesh_bench::Command) -> anyhow::Result<()> {

@@ -52,23 +52,30 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
         .checked_add(args.expires.as_secs())
         .filter(|exp| i64::try_from(*exp).is_ok())
         .ok_or_else(too_long)?;
-    let claims = Claims {
-        sub: &args.user,
-        role: match args.role {
-            RoleArg::User => Role::User,
-            RoleArg::Operator => Role::Operator,
-            RoleArg::Publisher => Role::Publisher,
-        },
-        iat: now,
-        exp,
-        jti: uuid::Uuid::now_v7().simple().to_string(),
-        rooms: Grants {
-            subscribe: patterns("--subscribe", &args.subscribe)?,
-            publish: patterns("--publish", &args.publish)?,
-        },
+    let role = match args.role {
+        RoleArg::User => Role::User,
+        RoleArg::Operator => Role::Operator,
+        RoleArg::Publisher => Role::Publisher,
     };
-    println!("{}", encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))?);
+    let rooms = Grants {
+        subscribe: patterns("--subscribe", &args.subscribe)?,
+        publish: patterns("--publish", &args.publish)?,
+    };
+    println!("{}", sign(&args.user, role, rooms, (now, exp), secret)?);
     Ok(())
+}
+
+/// A token for HS256, from a time until another, in seconds since 1970.
+pub(crate) fn sign(
+    user: &str,
+    role: Role,
+    rooms: Grants,
+    (iat, exp): (u64, u64),
+    secret: &str,
+) -> anyhow::Result<String> {
+    let jti = uuid::Uuid::now_v7().simple().to_string();
+    let claims = Claims { sub: user, role, iat, exp, jti, rooms };
+    Ok(encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))?)
 }
 
 /// A grant that no room's name can match would be silently without effect.

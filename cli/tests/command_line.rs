@@ -261,6 +261,37 @@ fn what_cannot_be_used_is_status_64_and_names_the_key() {
 }
 
 #[test]
+fn a_node_drains_itself_by_its_own_configuration() {
+    let drain = |env: &[(&str, &str)]| {
+        let mut command = tickmesh();
+        command.args(["node", "drain", "--self", "--wait", "5s"]).envs(env.iter().copied());
+        let output = command.output().expect("the binary starts");
+        (output.status.code(), text(&output.stderr))
+    };
+    let (status, said) = drain(&[]);
+    assert!(status == Some(64) && said.contains("node.id"), "{said}");
+    let (status, said) = drain(&[("TICKMESH_NODE__ID", "n1")]);
+    assert!(status == Some(64) && said.contains("auth.jwt_secret"), "{said}");
+    for output in [run(&["node", "drain"]), run(&["node", "drain", "n1", "--self"])] {
+        assert_eq!(output.status.code(), Some(64), "{}", text(&output.stderr));
+    }
+
+    let key = format!("[{{ name = \"hook\", key = \"{SECRET}\", role = \"operator\" }}]");
+    for (variable, value) in [("TICKMESH_AUTH__JWT_SECRET", SECRET), ("TICKMESH_AUTH__API_KEYS", &key)] {
+        let server = Server::start(&["node", "--listen", "127.0.0.1:0", "--id", "n1"], &[(variable, value)]);
+        let mut env = vec![("TICKMESH_NODE__ID", "n1"), ("TICKMESH_NODE__LISTEN", &server.address)];
+        let (status, said) =
+            drain(&[&env[..], &[("TICKMESH_AUTH__JWT_SECRET", "another secret, as long")]].concat());
+        assert!(status == Some(1) && said.contains("401"), "{said}");
+        assert_eq!(server.get("/readyz").0, 200);
+        env.push((variable, value));
+        assert_eq!(drain(&env), (Some(0), String::new()));
+        assert_eq!(server.get("/readyz").0, 503, "draining is not ready");
+        assert_eq!(server.get("/healthz").0, 200, "draining is alive");
+    }
+}
+
+#[test]
 fn the_printed_defaults_are_a_valid_configuration_that_lets_nobody_in() {
     let output = run(&["config", "default"]);
     assert_eq!(output.status.code(), Some(0));

@@ -7,6 +7,7 @@
 //! at once, each with its key, its value, where it comes from and what is allowed; a secret is never printed.
 
 mod keys;
+mod kubernetes;
 mod load;
 mod schema;
 mod stores;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::room::{Class, default_classes};
 
+pub use kubernetes::KubernetesConfig;
 pub use load::{ConfigError, ConfigErrors, Sources};
 pub use stores::{MarketConfig, PostgresConfig, RecorderConfig, StoresConfig, TdengineConfig, UsersConfig};
 pub use values::{BrokerUrl, Secret};
@@ -68,6 +70,8 @@ pub struct Config {
     pub tdengine: TdengineConfig,
     /// Traces.
     pub otlp: OtlpConfig,
+    /// Kubernetes.
+    pub kubernetes: KubernetesConfig,
 }
 
 /// `[node]`
@@ -385,6 +389,7 @@ impl Config {
                 required: false,
             },
             otlp: OtlpConfig { endpoint: String::new() },
+            kubernetes: KubernetesConfig::default(),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod address;
 pub mod auth;
 pub mod handshake;
 pub mod held;
+pub mod kubernetes;
 pub mod limits;
 pub mod listen;
 pub mod service;

@@ -248,11 +248,12 @@ impl Nodes {
         self.choose(Some(&than.id), key).filter(|node| node.id != than.id)
     }
 
-    /// Any node that answers, for requests.
+    /// Any node that answers, for requests; one that drains, and so is about to stop, only where there is no other.
     pub(crate) fn any(&self) -> Option<Arc<Node>> {
         let known = self.known.lock();
-        let alive: Vec<_> = known.values().filter(|node| !node.is(State::Dead)).collect();
-        alive.choose(&mut rand::rng()).map(|node| (*node).clone())
+        let with = |state| known.values().filter(|node| node.is(state)).collect::<Vec<_>>();
+        let one = |nodes: Vec<&Arc<Node>>| nodes.choose(&mut rand::rng()).map(|node| (*node).clone());
+        one(with(State::Alive)).or_else(|| one(with(State::Draining)))
     }
 
     async fn run(self: Arc<Self>, roster: Roster) {
@@ -457,6 +458,15 @@ mod tests {
         let a = alone.choose(Some("a"), None).unwrap();
         assert_eq!(a.id, "a", "better than none");
         assert!(alone.choose_next(&a, None).is_none());
+        a.state.send_replace(State::Dead);
+        assert_eq!(
+            alone.any().unwrap().id,
+            "c",
+            "requests are answered by one that drains, if there is no other"
+        );
+        for _ in 0..50 {
+            assert!(["a", "b"].contains(&nodes.any().unwrap().id.as_str()));
+        }
     }
 
     #[test]

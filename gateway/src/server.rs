@@ -19,6 +19,7 @@ use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::held::Lines;
+use tickmesh_edge::kubernetes::{NotInPod, keep_deletion_cost};
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::service::{self, Options, service};
@@ -45,6 +46,9 @@ pub enum StartError {
     /// A certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The pod's deletion cost is to be kept, but this is no pod.
+    #[error(transparent)]
+    NotInPod(#[from] NotInPod),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -174,6 +178,7 @@ impl Gateway {
         let Seat { members, bus, mail, .. } = seat;
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
+        keep_deletion_cost(config, id, &connections)?;
         let run = rand::random::<u64>() >> 11;
         let zone = config.cluster.zone.clone();
         let advertised = advertised(&config.cluster.advertise, address);

@@ -16,6 +16,7 @@ use tickmesh_cluster::members::{Members, Roster};
 use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
+use tickmesh_edge::kubernetes::{NotInPod, keep_deletion_cost};
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::service::{self, Options, service};
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The pod's deletion cost is to be kept, but this is no pod.
+    #[error(transparent)]
+    NotInPod(#[from] NotInPod),
     /// The exchanges that are configured cannot be used.
     #[error(transparent)]
     Calendar(#[from] CalendarError),
@@ -114,6 +118,7 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
+        keep_deletion_cost(config, id, &connections)?;
         let run = rand::random::<u64>() >> 11;
         let started_at = clock::now().utc;
         let advertised = advertised(&config.cluster.advertise, address);

@@ -1,11 +1,13 @@
 //! What the tests stand on: nodes in this process ([`Sandbox`]), a WebSocket client that checks promise 1 on
 //! everything it receives ([`Client`]), real nodes, a real redis-server and PostgreSQL that may be killed ([`NodeProcess`],
-//! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
+//! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), what a kubelet does to a pod
+//! ([`Manifest`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
 //! a condition ([`eventually`]).
 //!
 //! The client is built on another WebSocket library than the server, so that a mistake in the frames shows.
 
 mod client;
+mod kubelet;
 mod load;
 mod postgres_server;
 mod process;
@@ -20,6 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{EncodingKey, Header, encode};
 
 pub use client::{Client, Followed};
+pub use kubelet::{Hook, Manifest, Termination};
 pub use load::{Account, Load, size};
 pub use postgres_server::PostgresServer;
 pub use process::{NodeProcess, binary};

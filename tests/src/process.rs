@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A running node or gateway. It is killed when it is dropped.
 pub struct NodeProcess {
@@ -49,7 +50,12 @@ impl NodeProcess {
         Self::run(&["node", "--conformance", "socketio"], "c", "memory", &[])
     }
 
-    fn run(command: &[&str], id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+    /// Starts it with any arguments, in the same way.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn run(command: &[&str], id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
         Self::run_at(SocketAddr::from(([127, 0, 0, 1], 0)), command, id, broker, environment)
     }
 
@@ -123,11 +129,19 @@ impl NodeProcess {
     /// # Panics
     /// When it does not.
     pub async fn ended(&mut self) {
-        let end = tokio::time::Instant::now() + crate::DEADLINE;
+        assert!(self.ended_within(crate::DEADLINE).await, "{} does not end", self.id);
+    }
+
+    /// Waits so long for it to end by itself, and says whether it has.
+    pub async fn ended_within(&mut self, patience: Duration) -> bool {
+        let end = tokio::time::Instant::now() + patience;
         while !self.child.try_wait().is_ok_and(|status| status.is_some()) {
-            assert!(tokio::time::Instant::now() < end, "{} does not end", self.id);
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            if tokio::time::Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        true
     }
 
     /// Ends it with no warning (SIGKILL).

@@ -289,4 +289,16 @@ pub(super) const KEYS: &[Key] = &[
     key("tdengine.daily_days", Kind::Int(1, 36_500), "Days that bars of a day are kept."),
     key("tdengine.required", Kind::Bool, "Whether a node is not ready for clients while TDengine is away."),
     key("otlp.endpoint", Kind::Url(&["http", "https"]), "Where traces go. Not used by this version."),
+    key(
+        "kubernetes.pod_deletion_cost_ms",
+        Kind::Int(0, 3_600_000),
+        "Milliseconds between two looks at whether the annotation controller.kubernetes.io/pod-deletion-cost of this\n\
+         process's pod, whose name is node.id, is still its number of connections; it is written when it has changed by\n\
+         more than a tenth. The service account needs the permission to patch pods/status. 0 for never.",
+    ),
+    key(
+        "kubernetes.service_account",
+        Kind::Text,
+        "The directory with token, ca.crt and namespace of that service account.",
+    ),
 ];

@@ -221,6 +221,11 @@ impl Layers {
                 self.wrong(key, Some(format!("{:?}", path.display().to_string())), &origin, problem);
             }
         }
+        if config.kubernetes.pod_deletion_cost_ms > 0 && config.node.id.is_empty() {
+            let origin = self.origin("kubernetes.pod_deletion_cost_ms");
+            let problem = "expected node.id, the name of the pod, to be set as well";
+            self.wrong("kubernetes.pod_deletion_cost_ms", None, &origin, problem);
+        }
         let auth = &config.auth;
         let no_file = auth.jwt_key_file.is_none();
         if auth.jwt_algorithm != JwtAlgorithm::Hs256 && no_file {

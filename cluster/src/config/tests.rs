@@ -176,6 +176,15 @@ fn the_printed_defaults_are_the_defaults() {
 }
 
 #[test]
+fn the_deletion_cost_needs_the_name_of_the_pod() {
+    let key = ("TICKMESH_KUBERNETES__POD_DELETION_COST_MS", "30000");
+    let error = load("", &[key]).unwrap_err();
+    assert!(error.contains("kubernetes.pod_deletion_cost_ms") && error.contains("node.id"), "{error}");
+    let config = load("", &[key, ("TICKMESH_NODE__ID", "tickmesh-node-7d9f8b6c5d-x2x4z")]).unwrap();
+    assert_eq!(config.kubernetes.pod_deletion_cost_ms, 30_000);
+}
+
+#[test]
 fn naming_a_class_leaves_private_rooms_private() {
     use tickmesh_protocol::identity::Identity;
     use tickmesh_protocol::room::{Classes, RoomName};
