@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::dial::Dialer;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Traffic};
 use crate::nodes::{Nodes, Rules};
 use crate::pool::Pool;
 use crate::{api, edge, socketio};
@@ -120,6 +120,7 @@ impl Shared {
 /// What is one per worker thread.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) pool: Rc<Pool>,
     /// What hands polls to other gateways.
     pub(crate) polls: awc::Client,
@@ -127,10 +128,11 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(shared: Arc<Shared>, pool: PoolConfig) -> Rc<Self> {
-        let pool = Pool::new(shared.nodes.clone(), pool);
+        let traffic = shared.metrics.worker();
+        let pool = Pool::new(shared.nodes.clone(), pool, traffic.clone());
         // A poll lasts; how many there are is bounded by the connections of clients.
         let polls = api::client(shared.nodes.dialer(), 0);
-        Rc::new(Self { shared, pool, polls })
+        Rc::new(Self { shared, traffic, pool, polls })
     }
 }
 
@@ -171,7 +173,7 @@ impl Gateway {
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, config.gateway.reuse_port).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let Seat { members, bus, mail, .. } = seat;
+        let Seat { members, bus, mail, health, .. } = seat;
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         let run = rand::random::<u64>() >> 11;
@@ -191,7 +193,7 @@ impl Gateway {
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
-            registry: metrics.registry(nodes.clone(), connections.clone()),
+            registry: metrics.registry(nodes.clone(), connections.clone(), health),
             nodes,
             roster,
             connections,
@@ -318,7 +320,9 @@ fn serve(
     // This runs on each worker's own thread.
     let factory = move || {
         let worker = Worker::new(shared.clone(), pool.clone());
+        let requests = shared.metrics.requests.clone();
         let app = App::new()
+            .wrap_fn(move |request, app| requests.count(request, app))
             .app_data(web::Data::from(shared.clone()))
             .app_data(web::ThinData(api::client(shared.nodes.dialer(), api::MAX_FORWARDED)))
             .app_data(web::PayloadConfig::new(max_body))

@@ -15,7 +15,7 @@ use crate::market::Ask;
 use crate::message::{
     Body, ClientMessage, Fields, History, MAX_HISTORY, Message, Publish, Replay, Subscribe, parameters,
 };
-use crate::outbox::Kind;
+use crate::outbox::{Kind, Mark};
 use crate::room::RoomName;
 
 use super::socketio::Answer;
@@ -124,7 +124,7 @@ impl Session {
             let Ok(data) = serde_json::from_str::<Box<RawValue>>(hit) else { continue };
             self.counters.notifications_out += 1;
             let frame = self.notify(room.as_str(), "alert", 0, now.utc, &data);
-            self.push(frame, Kind::Live, None, None);
+            self.push(frame, Kind::Live(Mark::default()), None, None);
         }
     }
 
@@ -210,7 +210,6 @@ impl Session {
         for room in lost {
             let left = self.subscriptions.remove(&room).map(|left| Change::Left(left.slot()));
             self.left(&room);
-            self.counters.errors += 1;
             let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
             self.tell_error(stamp, &denied("follow", &room), left);
             self.forget(room);

@@ -73,6 +73,9 @@ impl Floor {
         self.appending = false;
         let alone = rows.len() == 1;
         let metrics = self.means.metrics.market.clone();
+        if result.is_ok() {
+            metrics.writes.observe(rows.iter().map(|(_, count)| *count as u64).sum(), 1);
+        }
         for (key, count) in &rows {
             let room = &key.room;
             let desk = self.of(key).and_then(|known| known.desk.as_mut());
@@ -279,7 +282,8 @@ impl Floor {
             let Some(Ok(position)) = broker.publish(vec![publish]).await.pop() else {
                 return Done::Told(hit, false);
             };
-            let message = Message { seq: position.seq, timestamp, event, key: None, data };
+            let (seq, accepted_at) = (position.seq, timestamp);
+            let message = Message { seq, timestamp, accepted_at, event, key: None, data };
             peers.notify(&hit.user_id, room, position.epoch, message).await;
             Done::Told(hit, true)
         });
