@@ -12,6 +12,7 @@ use crate::position::{Epoch, Position};
 use crate::room::Classes;
 
 mod market;
+mod measured;
 
 const T0: Now = Now { mono: 1_000, utc: 1_700_000_000_000 };
 
