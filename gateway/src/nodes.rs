@@ -450,6 +450,7 @@ mod tests {
         };
         let known = all.iter().map(|(id, links, state)| ((*id).to_owned(), node(id, *links, *state)));
         Nodes {
+            lost: AtomicU64::new(0),
             known: Mutex::new(known.collect()),
             rules: Rules { zone: String::new(), keyed, pace: 500 },
             dialer: Dialer { secret: Default::default(), tls: None },

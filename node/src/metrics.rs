@@ -276,10 +276,8 @@ impl Collector for Whole {
         let text = "The longest time that something ready waited for its worker thread lately";
         figures.seconds("worker_delay", text, self.delay.lately().as_secs_f64())?;
         // An empty label would be none.
-        let names = || {
-            let name = |prefix| if prefix == "" { "*" } else { prefix };
-            classes.iter().map(move |class| [("class", name(class.prefix.as_str()))])
-        };
+        let name = |prefix: &'_ str| if prefix.is_empty() { "*".to_owned() } else { prefix.to_owned() };
+        let names = || classes.iter().map(|class| [("class", name(&class.prefix))]);
         let text = "Messages accepted from publishers, by class of rooms";
         figures.counters("published_messages", text, names().zip(published.iter().map(Counter::get)))?;
         let causes = PUBLISH_ERRORS.map(|cause| [("cause", cause)]);

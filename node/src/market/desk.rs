@@ -276,7 +276,6 @@ mod tests {
     use tickmesh_cluster::config::Config;
 
     use super::*;
-    use crate::metrics::Metrics;
 
     fn at(epoch: &str, seq: u64) -> Position {
         Position { epoch: Epoch::new(epoch), seq }
@@ -296,7 +295,7 @@ mod tests {
     #[test]
     fn what_was_published_between_a_read_and_the_join_is_read_then() {
         let settings = Settings::new(&Config::node_defaults()).unwrap();
-        let metrics = Metrics::default().market;
+        let metrics = Arc::<MarketMetrics>::default();
         for still_reads in [true, false] {
             let key = DeskKey { room: RoomName::new("market_A").unwrap(), turn: 1 };
             let mut desk = Desk::new(key, Symbol::new("A").unwrap(), true);
@@ -319,7 +318,7 @@ mod tests {
     #[test]
     fn what_came_while_the_log_was_read_is_read_next() {
         let settings = Settings::new(&Config::node_defaults()).unwrap();
-        let metrics = Metrics::default().market;
+        let metrics = Arc::<MarketMetrics>::default();
         for heard in ["e", "f"] {
             let room = RoomName::new("market_A").unwrap();
             let key = DeskKey { room: room.clone(), turn: 1 };
