@@ -4,6 +4,7 @@
 //! Invariant: one thread at a time adds to a [`Count`] or [`Distribution`]; any may read them. So adding costs a plain
 //! load and store, and figures that every message touches exist once per thread and are summed when they are read.
 
+mod memory;
 mod text;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use tickmesh_cluster::members::{Kind, Report};
+use tickmesh_cluster::members::{Kind, LeaseState, Roster};
 use tickmesh_cluster::redis::Health;
 
 pub use text::answer;
@@ -310,14 +311,23 @@ pub struct Standing {
     pub lease: bool,
     /// Nodes and gateways with a lease.
     pub members: [u64; 2],
+    /// Nodes and gateways that were lost.
+    pub lost: [u64; 2],
 }
 
 impl Standing {
-    /// Counts the members.
+    /// As the process itself says, and its roster.
     #[must_use]
-    pub fn new(ready: bool, draining: bool, lease: bool, members: &[Report]) -> Self {
-        let count = |kind| members.iter().filter(|member| member.kind == kind).count() as u64;
-        Self { ready, draining, lease, members: [count(Kind::Node), count(Kind::Gateway)] }
+    pub fn new(ready: bool, draining: bool, roster: &Roster) -> Self {
+        let members = roster.members();
+        let kinds = [Kind::Node, Kind::Gateway];
+        Self {
+            ready,
+            draining,
+            lease: roster.lease() == LeaseState::Held,
+            members: kinds.map(|kind| members.iter().filter(|member| member.kind == kind).count() as u64),
+            lost: kinds.map(|kind| roster.lost(kind)),
+        }
     }
 }
 
@@ -388,6 +398,11 @@ impl Collector for Common {
         let statuses = statuses.map(|(status, count)| ([("status", status)], count.load(Ordering::Relaxed)));
         let text = "HTTP requests answered, but WebSockets, health checks and metrics";
         figures.counters("http_requests", text, statuses)?;
+        if let Some(limit) = memory::limit() {
+            let text =
+                "Memory that the process may use: the least of its control groups' limits and the machine's";
+            figures.gauge("memory_limit_bytes", text, limit)?;
+        }
         let Some(redis) = &self.redis else { return Ok(()) };
         figures.gauge("redis_up", "1 while both connections to Redis work", u64::from(redis.is_up()))?;
         let text = "How long the process's last message to itself took by way of Redis";
@@ -405,9 +420,11 @@ impl Collector for Standing {
         figures.gauge("draining", "1 while no more connections are taken", u64::from(self.draining))?;
         let text = "1 while this process has its lease in the cluster";
         figures.gauge("lease_held", text, u64::from(self.lease))?;
-        let [nodes, gateways] = self.members;
-        let members = [([("kind", "node")], nodes), ([("kind", "gateway")], gateways)];
-        figures.gauges("members", "Members of the cluster that have a lease", members)
+        let kinds =
+            |[nodes, gateways]: [u64; 2]| [([("kind", "node")], nodes), ([("kind", "gateway")], gateways)];
+        figures.gauges("members", "Members of the cluster that have a lease", kinds(self.members))?;
+        let text = "Members of the cluster whose lease ended though they had not said that they would go";
+        figures.counters("members_lost", text, kinds(self.lost))
     }
 }
 

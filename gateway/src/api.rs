@@ -61,9 +61,8 @@ fn not_ready(gateway: &Shared) -> Option<&'static str> {
 }
 
 async fn metrics(gateway: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
-    let lease = gateway.roster.lease() == LeaseState::Held;
-    let draining = gateway.connections.draining();
-    let standing = Standing::new(not_ready(&gateway).is_none(), draining, lease, &gateway.roster.members());
+    let standing =
+        Standing::new(not_ready(&gateway).is_none(), gateway.connections.draining(), &gateway.roster);
     tickmesh_edge::metrics::answer(&request, &gateway.registry, standing)
 }
 

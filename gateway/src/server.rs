@@ -152,6 +152,7 @@ pub struct Gateway {
     running: JoinHandle<std::io::Result<()>>,
     stop: watch::Sender<bool>,
     members: Arc<dyn Members>,
+    bus: Arc<dyn Bus>,
     id: String,
     run: u64,
 }
@@ -185,7 +186,7 @@ impl Gateway {
         let report = reporter(id, run, advertised, zone.clone(), connections.clone());
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, report);
-        tokio::spawn(read_mail(id.to_owned(), bus, mail, roster.clone()));
+        tokio::spawn(read_mail(id.to_owned(), bus.clone(), mail, roster.clone()));
         let keys = Keys::new(config);
         let rules = Rules { zone, keyed: keys != Keys::None, pace: config.gateway.moves_per_second };
         let dialer = Dialer { secret: config.cluster.secret.clone(), tls };
@@ -219,7 +220,7 @@ impl Gateway {
         let running = tokio::spawn(server);
         tracing::info!(gateway = id, %address, "gateway is ready");
         let id = id.to_owned();
-        Ok(Self { shared, address, server: handle, running, stop, members, id, run })
+        Ok(Self { shared, address, server: handle, running, stop, members, bus, id, run })
     }
 
     /// Waits until the gateway has joined its cluster and has a node, but no longer than `patience`.
@@ -247,12 +248,16 @@ impl Gateway {
     /// `server.shutdown_timeout_ms` has passed.
     pub async fn stop(self) {
         self.shared.connections.drain();
+        self.shared.roster.renew();
+        members_changed(&self.id, &*self.bus).await;
+        let farewell = self.shared.roster.farewell();
         self.server.pause().await;
         let _ = self.stop.send(true);
         let deadline = Instant::now() + self.shared.shutdown_timeout;
         while self.shared.connections.open() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        tokio::time::sleep_until(farewell).await;
         self.server.stop(false).await;
         let _ = self.running.await;
         let _ = self.members.leave(&self.id, self.run).await;
@@ -293,12 +298,17 @@ fn reporter(
     }
 }
 
-/// Of what the others say, a gateway hears that members changed.
-async fn read_mail(id: String, bus: Arc<dyn Bus>, mut mail: Mail, roster: Roster) {
-    let letter = Letter { from: id, body: Body::Members };
+/// Tells the others to look at who is there.
+async fn members_changed(id: &str, bus: &dyn Bus) {
+    let letter = Letter { from: id.to_owned(), body: Body::Members };
     if let Ok(text) = serde_json::to_string(&letter) {
         let _ = bus.send(To::Members, &text).await;
     }
+}
+
+/// Of what the others say, a gateway hears that members changed.
+async fn read_mail(id: String, bus: Arc<dyn Bus>, mut mail: Mail, roster: Roster) {
+    members_changed(&id, &*bus).await;
     while let Some(letter) = mail.recv().await {
         if let Ok(Letter { body: Body::Members, .. }) = serde_json::from_slice(&letter) {
             roster.look();

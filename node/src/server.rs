@@ -234,6 +234,7 @@ impl Node {
     pub async fn stop(self) {
         self.shared.connections.drain();
         self.shared.peers.report_now().await;
+        let farewell = self.shared.peers.roster().farewell();
         self.fanout.flush().await;
         let market = self.shared.market.clone();
         let writing = tokio::spawn(async move { market.stop(MARKET_PATIENCE).await });
@@ -249,6 +250,7 @@ impl Node {
             tracing::warn!(left, "clients did not leave within server.shutdown_timeout_ms");
         }
         let _ = writing.await;
+        tokio::time::sleep_until(farewell).await;
         self.server.stop(false).await;
         if let Some(server) = self.metrics_server {
             server.stop(false).await;

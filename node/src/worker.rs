@@ -110,8 +110,7 @@ impl Shared {
 
     /// Its place in the cluster.
     pub(crate) fn standing(&self) -> Standing {
-        let lease = self.peers.lease() == LeaseState::Held;
-        Standing::new(self.not_ready().is_none(), self.connections.draining(), lease, &self.peers.members())
+        Standing::new(self.not_ready().is_none(), self.connections.draining(), self.peers.roster())
     }
 
     /// The sessions of this node.
