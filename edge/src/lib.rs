@@ -2,7 +2,7 @@
 //!
 //! * [`listen`]: the listener and its sockets' options · [`socket`], [`tls`]: connections in the clear or not
 //! * [`service`]: the HTTP server · [`handshake`]: the WebSocket handshake, and what is refused · [`address`]: where a client is
-//! * [`limits`]: how many there may be · [`auth`]: who they are
+//! * [`limits`]: how many there may be · [`auth`]: who they are · [`metrics`]: what operators see
 //!
 //! It must not know sessions or rooms, and of the cluster only the configuration.
 
@@ -13,6 +13,7 @@ pub mod held;
 pub mod kubernetes;
 pub mod limits;
 pub mod listen;
+pub mod metrics;
 pub mod service;
 pub mod socket;
 pub mod socketio;

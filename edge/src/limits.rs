@@ -48,6 +48,21 @@ pub enum Refusal {
     Draining,
 }
 
+impl Refusal {
+    /// Names of all causes, for counting.
+    pub const CAUSES: [&str; 3] = ["full", "full address", "draining"];
+
+    /// A short name, for counting.
+    #[must_use]
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::FullAddress => "full address",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// What counts as one address: of IPv6, where a household has many, the network of 64 bits.
 fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

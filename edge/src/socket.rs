@@ -26,6 +26,12 @@ pub enum Socket {
 }
 
 impl Socket {
+    /// Whether it is made of requests, and of no WebSocket yet.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.tcp().is_none()
+    }
+
     /// The connection underneath; none while it is made of requests.
     fn tcp(&self) -> Option<&TcpStream> {
         match self {

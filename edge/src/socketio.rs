@@ -17,7 +17,7 @@ use tickmesh_protocol::session::Handshake;
 use crate::address::Proxies;
 use crate::handshake::bearer;
 use crate::held::{Line, Lines};
-use crate::limits::{ConnectionGuard, Connections};
+use crate::limits::{ConnectionGuard, Connections, Refusal};
 
 /// The path, on nodes and gateways.
 pub const PATH: &str = "/socket.io/";
@@ -45,7 +45,7 @@ pub enum Bad {
     /// 3: the body, or one request too many.
     Request,
     /// 4: no more connections are taken, in all or from this address.
-    Overload,
+    Overload(Refusal),
     /// 5: not version 4.
     Version,
 }
@@ -59,7 +59,7 @@ impl Bad {
             Self::Sid => (1, "Session ID unknown"),
             Self::Method => (2, "Bad handshake method"),
             Self::Request => (3, "Bad request"),
-            Self::Overload => (4, "Too many connections"),
+            Self::Overload(_) => (4, "Too many connections"),
             Self::Version => (5, "Unsupported protocol version"),
         };
         json!({ "code": code, "message": message }).to_string()
@@ -69,10 +69,10 @@ impl Bad {
     #[must_use]
     pub fn response(self) -> HttpResponse {
         let mut response = match self {
-            Self::Overload => HttpResponse::ServiceUnavailable(),
+            Self::Overload(_) => HttpResponse::ServiceUnavailable(),
             _ => HttpResponse::BadRequest(),
         };
-        if self == Self::Overload {
+        if matches!(self, Self::Overload(_)) {
             response.insert_header((header::RETRY_AFTER, "1"));
         }
         response.content_type("application/json").body(self.body())
@@ -101,7 +101,7 @@ pub fn judge(request: &HttpRequest, proxies: &Proxies, connections: &Arc<Connect
     }
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = proxies.client(peer, request.headers());
-    let guard = connections.admit(Some(remote.ip())).map_err(|_| Bad::Overload)?;
+    let guard = connections.admit(Some(remote.ip())).map_err(Bad::Overload)?;
     Ok(Polls::New(asked, remote, guard))
 }
 

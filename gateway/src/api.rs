@@ -7,6 +7,7 @@ use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use tickmesh_cluster::members::LeaseState;
+use tickmesh_edge::metrics::Standing;
 
 use crate::dial::Dialer;
 use crate::server::Shared;
@@ -40,7 +41,15 @@ async fn healthz() -> HttpResponse {
 
 /// Takes clients, and has a node for them.
 async fn readyz(gateway: web::Data<Shared>) -> HttpResponse {
-    let reason = if gateway.connections.draining() {
+    match not_ready(&gateway) {
+        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "status": reason })),
+        None => HttpResponse::Ok().json(json!({ "status": "ready" })),
+    }
+}
+
+/// Why it is not ready for clients, if it is not.
+fn not_ready(gateway: &Shared) -> Option<&'static str> {
+    if gateway.connections.draining() {
         Some("draining")
     } else if gateway.roster.lease() != LeaseState::Held {
         Some("no lease in the cluster")
@@ -48,20 +57,13 @@ async fn readyz(gateway: web::Data<Shared>) -> HttpResponse {
         Some("no node")
     } else {
         None
-    };
-    match reason {
-        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "status": reason })),
-        None => HttpResponse::Ok().json(json!({ "status": "ready" })),
     }
 }
 
-async fn metrics(gateway: web::Data<Shared>) -> HttpResponse {
-    let mut text = String::new();
-    if prometheus_client::encoding::text::encode(&mut text, &gateway.registry).is_err() {
-        return HttpResponse::InternalServerError().finish();
-    }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).body(text)
+async fn metrics(gateway: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
+    let standing =
+        Standing::new(not_ready(&gateway).is_none(), gateway.connections.draining(), &gateway.roster);
+    tickmesh_edge::metrics::answer(&request, &gateway.registry, standing)
 }
 
 /// What asks other processes, on one thread, over this many connections at most (0: any number).

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS};
+use tickmesh_edge::metrics::{Transport, Way};
 use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::encode::{self, Encoding};
@@ -21,7 +22,7 @@ use tickmesh_protocol::relay::{Relay, Step};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::metrics::Cause;
+use crate::metrics::{Cause, LinkFailure, Traffic};
 use crate::nodes::{Node, Placed, State};
 use crate::server::{Worker, utc};
 
@@ -47,6 +48,7 @@ thread_local! {
 pub(crate) struct Bridge {
     worker: Rc<Worker>,
     client: Socket,
+    counted: Counted,
     encoding: Encoding,
     relay: Relay,
     /// What the session is placed by, if not by load.
@@ -57,6 +59,42 @@ pub(crate) struct Bridge {
     /// When the client is sent away, once the gateway stops.
     parting: Option<Instant>,
     _guard: ConnectionGuard,
+}
+
+/// A client in the thread's counters.
+struct Counted {
+    traffic: Arc<Traffic>,
+    way: Way,
+}
+
+impl Counted {
+    fn new(traffic: Arc<Traffic>, socketio: bool, client: &Socket) -> Self {
+        let transport = if client.is_polling() { Transport::Polling } else { Transport::WebSocket };
+        let way = Way { socketio, transport };
+        traffic.clients.of(way).add(1);
+        traffic.open.of(way).add(1);
+        Self { traffic, way }
+    }
+
+    fn received(&self, bytes: usize) {
+        self.traffic.received_bytes.add(bytes as u64);
+    }
+
+    fn sent(&mut self, bytes: usize, client: &Socket) {
+        self.traffic.sent_bytes.add(bytes as u64);
+        // From long-polling to a WebSocket.
+        if self.way.transport == Transport::Polling && !client.is_polling() {
+            self.traffic.open.of(self.way).take(1);
+            self.way.transport = Transport::WebSocket;
+            self.traffic.open.of(self.way).add(1);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.traffic.open.of(self.way).take(1);
+    }
 }
 
 /// A link that is ours.
@@ -87,13 +125,26 @@ impl Bridge {
         guard: ConnectionGuard,
     ) -> Self {
         let encoding = open.encoding;
+        let counted = Counted::new(worker.traffic.clone(), open.socketio.is_some(), &client);
         let relay = Relay::new(open, worker.max_message);
         let to_client = BytesMut::new();
-        Self { worker, client, encoding, relay, key, to_client, pause: None, parting: None, _guard: guard }
+        Self {
+            worker,
+            client,
+            counted,
+            encoding,
+            relay,
+            key,
+            to_client,
+            pause: None,
+            parting: None,
+            _guard: guard,
+        }
     }
 
     /// Serves the client to its end.
     pub(crate) async fn run(mut self, early: &[u8]) {
+        self.counted.received(early.len());
         let mut end = match self.relay.handle_client(early, &mut BytesMut::new()) {
             Ok(()) => End::Lost,
             Err(error) => self.close(error.close_code()),
@@ -108,7 +159,12 @@ impl Bridge {
                     Some(link) => link,
                     None => {
                         let stopping = *self.worker.stopping.borrow();
-                        end = if stopping { self.go_away() } else { self.close(CloseCode::Overloaded) };
+                        end = if stopping {
+                            self.go_away()
+                        } else {
+                            self.worker.metrics.refused("no node");
+                            self.close(CloseCode::Overloaded)
+                        };
                         continue;
                     }
                 },
@@ -167,9 +223,11 @@ impl Bridge {
             return End::Lost;
         }
         loop {
+            let waiting = self.to_client.len();
             let Ok(client_has_all) = drain(&mut self.client, &mut self.to_client, &mut stalled) else {
                 return End::Client;
             };
+            self.counted.sent(waiting - self.to_client.len(), &self.client);
             let Ok(node_has_all) = drain(&mut node, &mut to_node, &mut None) else { return lost(target) };
             let give_up = [
                 target.as_ref().map(|(_, at)| *at),
@@ -181,6 +239,7 @@ impl Bridge {
             tokio::select! {
                 ready = self.client.readable(), if hears_client => {
                     let Ok(Some(read)) = ready.and_then(|()| receive(&mut self.client)) else { return End::Client };
+                    self.counted.received(read.len());
                     if let Err(error) = self.relay.handle_client(&read, &mut to_node) {
                         return self.close(error.close_code());
                     }
@@ -217,6 +276,7 @@ impl Bridge {
                         Step::Frozen => return lost(target),
                         Step::Refused(reason) => {
                             tracing::debug!(node = at.id, reason, "a node refused a session");
+                            self.worker.metrics.link_failed(LinkFailure::Refused);
                             at.failed();
                             sleep(RETRY).await;
                             return End::Lost;
@@ -246,6 +306,7 @@ impl Bridge {
                 }
                 () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
                     if stalled.is_some_and(|at| at.elapsed() >= self.worker.stall_timeout) {
+                        self.worker.traffic.slow.add(1);
                         return End::Client;
                     }
                     if self.parting.is_some_and(|at| at <= Instant::now()) {
@@ -300,6 +361,7 @@ impl Worker {
             Ok(socket) => Some(Link { socket, node, _placed: placed }),
             Err(error) => {
                 tracing::debug!(node = node.id, %error, "no link");
+                self.metrics.link_failed(LinkFailure::Connect);
                 node.failed();
                 None
             }

@@ -61,7 +61,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refused> {
     let remote = worker.proxies.client(peer, request.headers());
     let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
         let text = refusal.to_string();
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.cause(), ErrorCode::ServiceUnavailable, text)
     })?;
     let hello = handshake::hello(request, &mut response);
     Ok(Accepted { response, hello, remote, guard })
@@ -100,7 +100,6 @@ async fn hold(worker: Rc<Worker>, request: &Request, accepted: Accepted, http: H
         remote: remote.to_string(),
         socketio: None,
     };
-    worker.metrics.connections.inc();
     let bridge = Bridge::new(worker, client, open, key, guard);
     actix_rt::spawn(async move { bridge.run(&early).await });
     Ok(())

@@ -172,8 +172,8 @@ impl Node {
         *self.state.borrow() == state
     }
 
-    /// Puts together what is known.
-    fn judge(&self, here: bool) {
+    /// Puts together what is known. Says whether the node is lost, without having said that it would go.
+    fn judge(&self, here: bool) -> bool {
         let state = match (here && *self.answers.borrow(), *self.draining.borrow()) {
             (false, _) => State::Dead,
             (true, true) => State::Draining,
@@ -183,6 +183,7 @@ impl Node {
         if before != state {
             tracing::info!(node = self.id, ?before, ?state, "node");
         }
+        (before, state) == (State::Alive, State::Dead)
     }
 }
 
@@ -209,18 +210,40 @@ pub(crate) struct Nodes {
     known: Mutex<BTreeMap<String, Arc<Node>>>,
     rules: Rules,
     dialer: Dialer,
+    lost: AtomicU64,
 }
 
 impl Nodes {
     /// Starts to follow the roster, on the present runtime.
     pub(crate) fn start(roster: Roster, rules: Rules, dialer: Dialer) -> Arc<Self> {
-        let nodes = Arc::new(Self { known: Mutex::default(), rules, dialer });
+        let nodes = Arc::new(Self { known: Mutex::default(), rules, dialer, lost: AtomicU64::new(0) });
         tokio::spawn(nodes.clone().run(roster));
         nodes
     }
 
     pub(crate) fn dialer(&self) -> &Dialer {
         &self.dialer
+    }
+
+    /// How many are in this state.
+    pub(crate) fn count(&self, state: State) -> u64 {
+        self.known.lock().values().filter(|node| node.is(state)).count() as u64
+    }
+
+    /// How often a node was lost, see [`Node::judge`].
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are on nodes.
+    pub(crate) fn links(&self) -> u64 {
+        self.known.lock().values().map(|node| node.links() as u64).sum()
+    }
+
+    fn judge(&self, node: &Node, here: bool) {
+        if node.judge(here) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Those on which sessions may be placed.
@@ -287,7 +310,7 @@ impl Nodes {
         known.retain(|id, node| {
             let here = members.iter().any(|member| member.id == *id && member.run == node.run);
             if !here {
-                node.judge(false);
+                self.judge(node, false);
             }
             here
         });
@@ -299,7 +322,7 @@ impl Nodes {
             });
             node.learn(report);
             node.draining.send_replace(report.draining);
-            node.judge(true);
+            self.judge(node, true);
         }
     }
 
@@ -352,7 +375,7 @@ async fn watch_over(node: Arc<Node>, nodes: Arc<Nodes>) {
             ask(&node, link).await;
         }
         node.answers.send_replace(false);
-        node.judge(true);
+        nodes.judge(&node, true);
         sleep(PING_INTERVAL / 4).await;
     }
 }
@@ -428,6 +451,7 @@ mod tests {
         };
         let known = all.iter().map(|(id, links, state)| ((*id).to_owned(), node(id, *links, *state)));
         Nodes {
+            lost: AtomicU64::new(0),
             known: Mutex::new(known.collect()),
             rules: Rules { zone: String::new(), keyed, pace: 500 },
             dialer: Dialer { secret: Default::default(), tls: None },

@@ -14,6 +14,7 @@ use tickmesh_cluster::config::PoolConfig;
 use tickmesh_edge::socket::Socket;
 use tokio::time::{Instant, sleep};
 
+use crate::metrics::Traffic;
 use crate::nodes::{Node, Nodes};
 
 /// How often the links are looked after.
@@ -23,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(crate) struct Pool {
     nodes: Arc<Nodes>,
     config: PoolConfig,
+    traffic: Arc<Traffic>,
     /// By the node's run: a node that was started again has none of the old ones.
     warm: RefCell<HashMap<u64, Warm>>,
 }
@@ -38,8 +40,8 @@ struct Warm {
 }
 
 impl Pool {
-    pub(crate) fn new(nodes: Arc<Nodes>, config: PoolConfig) -> Rc<Self> {
-        let pool = Rc::new(Self { nodes, config, warm: RefCell::default() });
+    pub(crate) fn new(nodes: Arc<Nodes>, config: PoolConfig, traffic: Arc<Traffic>) -> Rc<Self> {
+        let pool = Rc::new(Self { nodes, config, traffic, warm: RefCell::default() });
         actix_rt::spawn(look_after(Rc::downgrade(&pool)));
         pool
     }
@@ -98,6 +100,8 @@ impl Pool {
             warm.links.truncate(warm.target);
             alive.iter().any(|node| node.run == *run)
         });
+        let idle = self.warm.borrow().values().map(|warm| warm.links.len() as u64).sum();
+        self.traffic.idle_links.set(idle);
         for node in &alive {
             self.refill(node);
         }

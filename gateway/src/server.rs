@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::dial::Dialer;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Traffic};
 use crate::nodes::{Nodes, Rules};
 use crate::pool::Pool;
 use crate::{api, edge, socketio};
@@ -124,6 +124,7 @@ impl Shared {
 /// What is one per worker thread.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) pool: Rc<Pool>,
     /// What hands polls to other gateways.
     pub(crate) polls: awc::Client,
@@ -131,10 +132,11 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(shared: Arc<Shared>, pool: PoolConfig) -> Rc<Self> {
-        let pool = Pool::new(shared.nodes.clone(), pool);
+        let traffic = shared.metrics.worker();
+        let pool = Pool::new(shared.nodes.clone(), pool, traffic.clone());
         // A poll lasts; how many there are is bounded by the connections of clients.
         let polls = api::client(shared.nodes.dialer(), 0);
-        Rc::new(Self { shared, pool, polls })
+        Rc::new(Self { shared, traffic, pool, polls })
     }
 }
 
@@ -154,6 +156,7 @@ pub struct Gateway {
     running: JoinHandle<std::io::Result<()>>,
     stop: watch::Sender<bool>,
     members: Arc<dyn Members>,
+    bus: Arc<dyn Bus>,
     id: String,
     run: u64,
 }
@@ -175,7 +178,7 @@ impl Gateway {
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, config.gateway.reuse_port).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let Seat { members, bus, mail, .. } = seat;
+        let Seat { members, bus, mail, health, .. } = seat;
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         keep_deletion_cost(config, id, &connections)?;
@@ -185,7 +188,7 @@ impl Gateway {
         let report = reporter(id, run, advertised, zone.clone(), connections.clone());
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, report);
-        tokio::spawn(read_mail(id.to_owned(), bus, mail, roster.clone()));
+        tokio::spawn(read_mail(id.to_owned(), bus.clone(), mail, roster.clone()));
         let keys = Keys::new(config);
         let rules = Rules { zone, keyed: keys != Keys::None, pace: config.gateway.moves_per_second };
         let dialer = Dialer { secret: config.cluster.secret.clone(), tls };
@@ -193,7 +196,7 @@ impl Gateway {
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
-            registry: metrics.registry(nodes.clone(), connections.clone()),
+            registry: metrics.registry(nodes.clone(), connections.clone(), health),
             nodes,
             roster,
             connections,
@@ -219,7 +222,7 @@ impl Gateway {
         let running = tokio::spawn(server);
         tracing::info!(gateway = id, %address, "gateway is ready");
         let id = id.to_owned();
-        Ok(Self { shared, address, server: handle, running, stop, members, id, run })
+        Ok(Self { shared, address, server: handle, running, stop, members, bus, id, run })
     }
 
     /// Waits until the gateway has joined its cluster and has a node, but no longer than `patience`.
@@ -247,12 +250,16 @@ impl Gateway {
     /// `server.shutdown_timeout_ms` has passed.
     pub async fn stop(self) {
         self.shared.connections.drain();
+        self.shared.roster.renew();
+        members_changed(&self.id, &*self.bus).await;
+        let farewell = self.shared.roster.farewell();
         self.server.pause().await;
         let _ = self.stop.send(true);
         let deadline = Instant::now() + self.shared.shutdown_timeout;
         while self.shared.connections.open() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        tokio::time::sleep_until(farewell).await;
         self.server.stop(false).await;
         let _ = self.running.await;
         let _ = self.members.leave(&self.id, self.run).await;
@@ -293,12 +300,17 @@ fn reporter(
     }
 }
 
-/// Of what the others say, a gateway hears that members changed.
-async fn read_mail(id: String, bus: Arc<dyn Bus>, mut mail: Mail, roster: Roster) {
-    let letter = Letter { from: id, body: Body::Members };
+/// Tells the others to look at who is there.
+async fn members_changed(id: &str, bus: &dyn Bus) {
+    let letter = Letter { from: id.to_owned(), body: Body::Members };
     if let Ok(text) = serde_json::to_string(&letter) {
         let _ = bus.send(To::Members, &text).await;
     }
+}
+
+/// Of what the others say, a gateway hears that members changed.
+async fn read_mail(id: String, bus: Arc<dyn Bus>, mut mail: Mail, roster: Roster) {
+    members_changed(&id, &*bus).await;
     while let Some(letter) = mail.recv().await {
         if let Ok(Letter { body: Body::Members, .. }) = serde_json::from_slice(&letter) {
             roster.look();
@@ -320,7 +332,9 @@ fn serve(
     // This runs on each worker's own thread.
     let factory = move || {
         let worker = Worker::new(shared.clone(), pool.clone());
+        let requests = shared.metrics.requests.clone();
         let app = App::new()
+            .wrap_fn(move |request, app| requests.count(request, app))
             .app_data(web::Data::from(shared.clone()))
             .app_data(web::ThinData(api::client(shared.nodes.dialer(), api::MAX_FORWARDED)))
             .app_data(web::PayloadConfig::new(max_body))

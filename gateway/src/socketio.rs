@@ -42,9 +42,10 @@ async fn request(worker: ThinData<Rc<Worker>>, request: HttpRequest, body: Bytes
             };
         }
         Err(bad) => {
-            if bad == Bad::Overload {
-                worker.metrics.refused("overload");
-            }
+            worker.metrics.refused(match bad {
+                Bad::Overload(refusal) => refusal.cause(),
+                _ => "handshake",
+            });
             return bad.response();
         }
     };
@@ -74,7 +75,12 @@ pub(crate) fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuil
     let admit = || {
         worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
             let text = refusal.to_string();
-            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
+            Refused::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                refusal.cause(),
+                ErrorCode::ServiceUnavailable,
+                text,
+            )
         })
     };
     if let Some(sid) = &asked.sid {
@@ -145,7 +151,6 @@ fn hold(
         remote: remote.to_string(),
         socketio: Some(handshake),
     };
-    worker.metrics.connections.inc();
     let bridge = Bridge::new(worker, socket, open, key, guard);
     actix_rt::spawn(async move { bridge.run(&early).await });
 }

@@ -14,8 +14,15 @@ fn start() -> Instant {
 /// The present.
 #[must_use]
 pub fn now() -> Now {
+    precise().0
+}
+
+/// The present, and with it the microseconds of the clock that never goes back; they are never 0.
+#[must_use]
+pub fn precise() -> (Now, u64) {
     let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Now { mono: start().elapsed().as_millis() as u64, utc: utc.as_millis() as u64 }
+    let mono = start().elapsed();
+    (Now { mono: mono.as_millis() as u64, utc: utc.as_millis() as u64 }, mono.as_micros() as u64 + 1)
 }
 
 /// The instant at which [`now`] says `mono`.

@@ -276,6 +276,7 @@ impl Fanout {
 
     /// Leaves the rooms that nobody wants, and checks those in which nothing came for a while: a part of all, in turn.
     async fn look_round(&mut self) {
+        self.metrics.fanout.rooms.set(self.rooms.len() as u64);
         if self.round.is_empty() {
             self.round = self.rooms.keys().cloned().collect();
         }
@@ -390,7 +391,11 @@ impl Fanout {
                 Event::Missed => missed = true,
             }
         }
+        let now = clock::now().utc;
         for (room, messages) in grouped {
+            if let Some((_, oldest)) = messages.first() {
+                self.metrics.arrived(oldest, messages.len(), now);
+            }
             self.advance(room, messages).await;
         }
         if missed {
@@ -447,8 +452,9 @@ impl Fanout {
         start: Position,
         messages: Vec<Arc<Message>>,
     ) {
-        self.metrics.fanout_messages.inc_by(messages.len() as u64);
-        let batch = Arc::new(Batch::new(room.clone(), start, messages, clock::now().utc));
+        self.metrics.fanned_out(room, &messages);
+        let (now, micros) = clock::precise();
+        let batch = Arc::new(Batch::handed(room.clone(), start, messages, now.utc, micros));
         for (hub, _) in hubs {
             match (self.hubs.get(*hub), &self.tap) {
                 (Some(hub), _) => hub.batch(batch.clone()).await,

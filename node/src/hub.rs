@@ -26,6 +26,7 @@ use tickmesh_protocol::session::{Presence, Session};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fanout::{FanoutHandle, HubIndex};
+use crate::metrics::traffic::Traffic;
 use crate::session::{SessionActor, SessionInfo};
 use crate::worker::Shared;
 
@@ -124,6 +125,7 @@ pub(crate) struct Hub {
     index: HubIndex,
     fanout: FanoutHandle,
     shared: Arc<Shared>,
+    traffic: Arc<Traffic>,
     inner: RefCell<Inner>,
 }
 
@@ -164,8 +166,13 @@ struct Member {
 
 impl Hub {
     /// Takes the seat on the present thread.
-    pub(crate) fn start(seat: HubSeat, fanout: FanoutHandle, shared: Arc<Shared>) -> Rc<Self> {
-        let hub = Rc::new(Self { index: seat.index, fanout, shared, inner: RefCell::default() });
+    pub(crate) fn start(
+        seat: HubSeat,
+        fanout: FanoutHandle,
+        shared: Arc<Shared>,
+        traffic: Arc<Traffic>,
+    ) -> Rc<Self> {
+        let hub = Rc::new(Self { index: seat.index, fanout, shared, traffic, inner: RefCell::default() });
         actix_rt::spawn(hub.clone().run(seat.requests));
         hub
     }
@@ -270,6 +277,7 @@ impl Hub {
     ) -> impl Future<Output = Result<(), BrokerError>> + use<> {
         let (turn, new) = self.inner.borrow_mut().join(key, room);
         if new {
+            self.traffic.subscriptions.add(1);
             self.shared.peers.joined(room);
             if self.shared.policy.classes.of(room).join_events
                 && let Some(attendee) = self.inner.borrow().attendee(key)
@@ -288,6 +296,7 @@ impl Hub {
         let Some(held) = inner.rooms.get_mut(room) else { return };
         if let Some(at) = held.members.iter().position(|member| *member == key) {
             held.members.swap_remove(at);
+            self.traffic.subscriptions.take(1);
             self.shared.peers.left(room);
             gone = self.shared.policy.classes.of(room).join_events;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tickmesh_cluster::members::{Kind, Report};
 
 use crate::metrics::Metrics;
@@ -20,13 +21,41 @@ pub(crate) struct Load {
     pub(crate) last: Option<(Instant, f64, u64)>,
 }
 
+/// The longest delay of this time, and of as much before it, is told to those who scrape.
+const STRETCH: Duration = Duration::from_secs(10);
 /// How often a thread looks at its delay.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The longest time that something was kept waiting by what ran before it on the same thread.
 #[derive(Debug, Default)]
-pub(crate) struct QueueDelay {
+pub struct QueueDelay {
     micros: AtomicU64,
+    peaks: Mutex<Peaks>,
+}
+
+/// The longest delays of the present stretch of time and the one before it.
+#[derive(Debug)]
+struct Peaks {
+    began: Instant,
+    now: Duration,
+    before: Duration,
+}
+
+impl Default for Peaks {
+    fn default() -> Self {
+        Self { began: Instant::now(), now: Duration::ZERO, before: Duration::ZERO }
+    }
+}
+
+impl Peaks {
+    fn roll(&mut self) {
+        let stretches = self.began.elapsed().as_secs() / STRETCH.as_secs();
+        if stretches > 0 {
+            let now = std::mem::take(&mut self.now);
+            self.before = if stretches == 1 { now } else { Duration::ZERO };
+            self.began = Instant::now();
+        }
+    }
 }
 
 impl QueueDelay {
@@ -37,9 +66,20 @@ impl QueueDelay {
             loop {
                 let due = tokio::time::Instant::now() + LOOK;
                 tokio::time::sleep_until(due).await;
-                delay.micros.fetch_max(due.elapsed().as_micros() as u64, Ordering::Relaxed);
+                let late = due.elapsed();
+                delay.micros.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+                let mut peaks = delay.peaks.lock();
+                peaks.roll();
+                peaks.now = peaks.now.max(late);
             }
         });
+    }
+
+    /// The longest within the last 10 to 20 seconds.
+    pub(crate) fn lately(&self) -> Duration {
+        let mut peaks = self.peaks.lock();
+        peaks.roll();
+        peaks.now.max(peaks.before)
     }
 
     /// Milliseconds since this was asked last.

@@ -1,20 +1,43 @@
 //! What a node counts, in the Prometheus exposition format.
 //!
-//! Names follow the Prometheus conventions: prefix `tickmesh_`, base units, and label sets that are bounded by enums.
+//! Names follow the Prometheus conventions: prefix `tickmesh_`, base units, and label sets that are bounded by enums or by
+//! the configuration. All of them stand in `docs/metrics.md`, which a test holds against what is exported. What every
+//! message or write touches is counted per thread ([`traffic`]); a series whose labels are known is there from the start.
+
+mod market;
+mod stores;
+pub mod traffic;
 
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
+use tickmesh_cluster::broker::BrokerError;
 use tickmesh_cluster::redis::Health;
+use tickmesh_edge::limits::{Connections, Refusal};
+use tickmesh_edge::metrics::{self, BATCH, Count, Distribution, Figures, LATENCY, Requests};
+use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::message::Message;
+use tickmesh_protocol::room::{Classes, RoomName};
+use tickmesh_protocol::session::Session;
+use tickmesh_store::Stores;
 
-use tickmesh_edge::limits::Connections;
-use tickmesh_store::{PoolStatus, Stores};
+use crate::load::QueueDelay;
+use traffic::{AllTraffic, Traffic};
+
+pub use market::MarketMetrics;
+
+/// How a session ends that nobody ended.
+const LOST: &str = "connection lost";
+/// Causes of refusal, beside those of [`Refusal`].
+const REFUSALS: [&str; 5] = ["path", "handshake", "origin", "authentication", "link"];
+/// Causes for which a message is not published.
+const PUBLISH_ERRORS: [&str; 4] = ["refused", "unavailable", "timeout", "damaged"];
 
 /// Label sets of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -23,110 +46,149 @@ pub struct Cause {
     pub cause: &'static str,
 }
 
-/// What is counted of recorded rooms and of the stores.
-#[derive(Debug, Default)]
-pub struct MarketMetrics {
-    /// Recorded rooms that are kept here.
-    pub rooms: Gauge,
-    /// Messages that wait for the time-series store.
-    pub waiting: Gauge,
-    /// Messages written to it.
-    pub recorded: Counter,
-    /// Messages that it could not take.
-    pub refused: Counter,
-    /// Messages that were gone from the log before they were written.
-    pub lost: Counter,
-    /// Messages that were gone from the log and the store before they were looked at for bars.
-    pub bar_ticks_lost: Counter,
-    /// Messages that were gone from the log before alerts were held against them.
-    pub alert_ticks_lost: Counter,
-    /// Ticks that are not in bars, by cause.
-    rejected: Family<Cause, Counter>,
-    /// Bars written.
-    pub bars: Counter,
-    /// Bars that were not written because too many waited.
-    pub bars_dropped: Counter,
-    /// Closed bars that were not published because too many waited.
-    pub bars_unpublished: Counter,
-    /// Alerts that fired.
-    pub hits: Counter,
-    /// Alerts that fired and could not be kept because too many waited.
-    pub hits_lost: Counter,
-    /// Events of sessions that are not in the audit.
-    pub audit_dropped: Counter,
-}
-
-impl MarketMetrics {
-    /// Counts a tick that is not in bars.
-    pub fn rejected(&self, cause: &'static str) {
-        self.rejected.get_or_create(&Cause { cause }).inc();
-    }
-
-    fn register(&self, r: &mut Registry) {
-        r.register("recorder_rooms", "Recorded rooms that are kept here", self.rooms.clone());
-        let text = "Messages that wait for the time-series store";
-        r.register("recorder_waiting", text, self.waiting.clone());
-        r.register("recorded_messages", "Messages written to the time-series store", self.recorded.clone());
-        let text = "Messages that the time-series store could not take";
-        r.register("recorder_refused", text, self.refused.clone());
-        let text = "Messages that were gone from the log before they were written to the time-series store";
-        r.register("recorder_lost", text, self.lost.clone());
-        let text = "Messages that were gone before they were looked at for bars";
-        r.register("bar_ticks_lost", text, self.bar_ticks_lost.clone());
-        let text = "Messages that were gone before alerts were held against them";
-        r.register("alert_ticks_lost", text, self.alert_ticks_lost.clone());
-        r.register("bar_ticks_rejected", "Ticks that are not in bars, by cause", self.rejected.clone());
-        r.register("bars_written", "Bars written to the time-series store", self.bars.clone());
-        let text = "Bars that were not written because too many waited";
-        r.register("bars_dropped", text, self.bars_dropped.clone());
-        let text = "Closed bars that were not published because too many waited";
-        r.register("bars_unpublished", text, self.bars_unpublished.clone());
-        r.register("alert_hits", "Price alerts that fired", self.hits.clone());
-        let text = "Price alerts that fired and could not be kept because too many waited";
-        r.register("alert_hits_lost", text, self.hits_lost.clone());
-        let text = "Beginnings and ends of sessions that are not in the audit";
-        r.register("audit_dropped", text, self.audit_dropped.clone());
-    }
-}
-
 /// The counters of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
-    /// Sessions begun.
-    pub sessions: Counter,
+    classes: Classes,
+    workers: Workers,
+    /// HTTP requests.
+    pub requests: Arc<Requests>,
     /// Sessions ended, by close reason.
     ended: Family<Cause, Counter>,
     /// Connections not taken, by cause.
     refused: Family<Cause, Counter>,
-    /// Messages accepted from publishers.
-    pub published: Counter,
-    /// Messages refused to publishers.
-    pub publish_errors: Counter,
-    /// Messages that came from the broker and went to hubs.
-    pub fanout_messages: Counter,
+    /// Messages accepted from publishers, by class of rooms.
+    published: Vec<Counter>,
+    /// Messages refused to publishers, by cause.
+    publish_errors: [Counter; PUBLISH_ERRORS.len()],
+    /// What the fan-out counts.
+    pub fanout: FanoutMetrics,
     /// Messages handed to sessions, once for each.
     pub deliveries: Counter,
-    /// Bytes written to clients.
-    pub bytes_out: Counter,
     /// Times that the queue from the broker overflowed.
     pub missed: Counter,
-    /// Holes that were filled from a log.
+    /// Holes for which a log had something.
     pub repairs: Counter,
     /// Holes that a log could not fill; sessions announce them by `resync`.
     pub unrepaired: Counter,
     /// Letters from other processes that could not be read.
     pub bad_letters: Counter,
-    /// 1 while the node drains.
-    pub draining: Gauge,
     /// Recorded rooms and stores.
     pub market: Arc<MarketMetrics>,
 }
 
+/// What the task counts that takes messages from the broker to the worker threads.
+#[derive(Debug)]
+pub struct FanoutMetrics {
+    /// Messages that went to hubs.
+    pub messages: Count,
+    /// Rooms that are followed.
+    pub rooms: Count,
+    batches: Distribution,
+    lag: Distribution,
+    /// When the newest message was accepted, in UTC milliseconds, by class of rooms.
+    newest: Vec<Count>,
+}
+
+/// The counters of all worker threads.
+#[derive(Debug, Clone, Default)]
+pub struct Workers(Arc<Mutex<Vec<Arc<Traffic>>>>);
+
+impl Workers {
+    fn all(&self) -> Vec<Arc<Traffic>> {
+        self.0.lock().clone()
+    }
+}
+
+/// What is asked for when somebody scrapes.
+pub struct Sources {
+    /// The listener's connections.
+    pub connections: Arc<Connections>,
+    /// The connections to Redis.
+    pub redis: Option<Arc<Health>>,
+    /// The stores.
+    pub stores: Stores,
+    /// How long worker threads keep things waiting.
+    pub delay: Arc<QueueDelay>,
+}
+
+fn named(causes: impl IntoIterator<Item = &'static str>) -> Family<Cause, Counter> {
+    let family = Family::default();
+    for cause in causes {
+        let _: &Counter = &family.get_or_create(&Cause { cause });
+    }
+    family
+}
+
 impl Metrics {
+    /// All at 0.
+    #[must_use]
+    pub fn new(classes: Classes) -> Self {
+        let count = classes.iter().count();
+        Self {
+            workers: Workers::default(),
+            requests: Arc::default(),
+            ended: named(CloseCode::ALL.map(CloseCode::reason).into_iter().chain([Session::MOVED, LOST])),
+            refused: named(REFUSALS.into_iter().chain(Refusal::CAUSES)),
+            published: (0..count).map(|_| Counter::default()).collect(),
+            publish_errors: Default::default(),
+            fanout: FanoutMetrics {
+                messages: Count::default(),
+                rooms: Count::default(),
+                batches: Distribution::new(&BATCH),
+                lag: Distribution::new(&LATENCY),
+                newest: (0..count).map(|_| Count::default()).collect(),
+            },
+            deliveries: Counter::default(),
+            missed: Counter::default(),
+            repairs: Counter::default(),
+            unrepaired: Counter::default(),
+            bad_letters: Counter::default(),
+            market: Arc::default(),
+            classes,
+        }
+    }
+
+    /// The counters of one more thread.
+    #[must_use]
+    pub fn worker(&self) -> Arc<Traffic> {
+        let traffic = Arc::<Traffic>::default();
+        self.workers.0.lock().push(traffic.clone());
+        traffic
+    }
+
+    /// Sums what all threads counted.
+    fn sum(&self, of: impl Fn(&Traffic) -> u64) -> u64 {
+        self.workers.all().iter().map(|one| of(one)).sum()
+    }
+
+    /// Bytes written to clients and gateways.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sum(|one| one.sent_bytes.get())
+    }
+
+    /// Sessions begun.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.sum(|one| one.sessions.total())
+    }
+
+    /// Messages accepted from publishers.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.published.iter().map(Counter::get).sum()
+    }
+
+    /// Messages refused to publishers.
+    #[must_use]
+    pub fn publish_errors(&self) -> u64 {
+        self.publish_errors.iter().map(Counter::get).sum()
+    }
+
     /// Counts a session that ended; without a reason, its connection was lost.
     pub fn session_ended(&self, reason: Option<&'static str>) {
-        let cause = reason.unwrap_or("connection lost");
-        self.ended.get_or_create(&Cause { cause }).inc();
+        self.ended.get_or_create(&Cause { cause: reason.unwrap_or(LOST) }).inc();
     }
 
     /// Counts a connection that was not taken.
@@ -134,161 +196,104 @@ impl Metrics {
         self.refused.get_or_create(&Cause { cause }).inc();
     }
 
+    /// The place of a room's class.
+    pub(crate) fn class_of(&self, room: &RoomName) -> usize {
+        self.classes.index_of(room)
+    }
+
+    /// Counts a message that the broker was asked to keep, in a room of the class.
+    pub(crate) fn asked_to_publish(&self, class: usize, answer: Result<(), &BrokerError>) {
+        let count = match answer {
+            Ok(()) => &self.published[class],
+            Err(BrokerError::Unavailable(_)) => &self.publish_errors[1],
+            Err(BrokerError::Timeout) => &self.publish_errors[2],
+            Err(BrokerError::Damaged(_)) => &self.publish_errors[3],
+        };
+        count.inc();
+    }
+
+    /// Counts a message that the broker was not asked to keep, because it is not right.
+    pub(crate) fn refused_to_publish(&self) {
+        self.publish_errors[0].inc();
+    }
+
+    /// Counts messages of a room that came from the broker together; `now` in UTC milliseconds.
+    pub(crate) fn arrived(&self, oldest: &Message, messages: usize, now: u64) {
+        if oldest.accepted_at > 0 {
+            self.fanout.lag.observe(now.saturating_sub(oldest.accepted_at) * 1_000, messages as u64);
+        }
+    }
+
+    /// Counts messages of a room that go on to worker threads together.
+    pub(crate) fn fanned_out(&self, room: &RoomName, messages: &[Arc<Message>]) {
+        let Some(newest) = messages.last() else { return };
+        self.fanout.messages.add(messages.len() as u64);
+        self.fanout.batches.observe(messages.len() as u64, 1);
+        let seen = &self.fanout.newest[self.class_of(room)];
+        seen.set(seen.get().max(newest.accepted_at));
+    }
+
     /// A registry with all of them, and the figures of the process.
     #[must_use]
-    pub fn registry(
-        &self,
-        connections: Arc<Connections>,
-        redis: Option<Arc<Health>>,
-        stores: Stores,
-    ) -> Registry {
-        let mut registry = Registry::with_prefix("tickmesh");
-        let r = &mut registry;
-        r.register("sessions", "Sessions begun", self.sessions.clone());
-        r.register(
-            "sessions_ended",
-            "Sessions ended, by close reason or lost connection",
-            self.ended.clone(),
-        );
-        r.register("connections_refused", "Connections not taken, by cause", self.refused.clone());
-        r.register("published_messages", "Messages accepted from publishers", self.published.clone());
-        r.register("publish_errors", "Messages refused to publishers", self.publish_errors.clone());
-        let text = "Messages that came from the broker and went to hubs";
-        r.register("fanout_messages", text, self.fanout_messages.clone());
-        r.register("deliveries", "Messages handed to sessions, once for each", self.deliveries.clone());
-        r.register_with_unit("sent", "Bytes written to clients", Unit::Bytes, self.bytes_out.clone());
-        r.register(
-            "broker_queue_overflows",
-            "Times the queue from the broker overflowed",
-            self.missed.clone(),
-        );
-        r.register("log_repairs", "Times that a log had what was missed", self.repairs.clone());
-        let text = "Times that a log had lost what was missed, so that subscribers were told by resync";
-        r.register("log_repairs_failed", text, self.unrepaired.clone());
-        let text = "Letters from other processes that could not be read";
-        r.register("bad_letters", text, self.bad_letters.clone());
-        r.register("draining", "1 while the node takes no more connections", self.draining.clone());
-        self.market.register(r);
-        r.register_collector(Box::new(StoresCollector { stores }));
-        r.register_collector(Box::new(Process { connections }));
-        if let Some(health) = redis {
-            r.register_collector(Box::new(Redis { health }));
-        }
-        registry
+    pub fn registry(self: &Arc<Self>, sources: Sources) -> Registry {
+        let Sources { connections, redis, stores, delay } = sources;
+        metrics::registry("node", redis, self.requests.clone(), |r| {
+            let text = "Sessions ended, by close reason or lost connection";
+            r.register("sessions_ended", text, self.ended.clone());
+            let text = "Connections not taken, and sessions whose credential was refused, by cause";
+            r.register("connections_refused", text, self.refused.clone());
+            r.register("deliveries", "Messages handed to sessions, once for each", self.deliveries.clone());
+            let text = "Times the queue from the broker overflowed or its connection was made anew";
+            r.register("broker_queue_overflows", text, self.missed.clone());
+            let text = "Gaps for which a log was read and had something";
+            r.register("log_repairs", text, self.repairs.clone());
+            let text = "Gaps that a log could not fill, so that subscribers are told by resync";
+            r.register("log_repairs_failed", text, self.unrepaired.clone());
+            let text = "Letters from other processes that could not be read";
+            r.register("bad_letters", text, self.bad_letters.clone());
+            self.market.register(r);
+            r.register_collector(Box::new(stores::StoresCollector(stores)));
+            r.register_collector(Box::new(AllTraffic(self.workers.clone())));
+            r.register_collector(Box::new(Whole { metrics: self.clone(), connections, delay }));
+        })
     }
 }
 
-/// The stores: whether they serve, how often they did, and their connections.
-struct StoresCollector {
-    stores: Stores,
-}
-
-impl fmt::Debug for StoresCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoresCollector")
-    }
-}
-
-impl Collector for StoresCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let stores = self.stores.health();
-        let gauges = |encoder: &mut DescriptorEncoder<'_>,
-                      name: &str,
-                      help: &str,
-                      values: Vec<(Vec<(&'static str, &'static str)>, u64)>| {
-            let kind = ConstGauge::new(0u64).metric_type();
-            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for (labels, value) in values {
-                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-            }
-            Ok::<(), fmt::Error>(())
-        };
-        let up = stores.iter().map(|(name, health)| (vec![("store", *name)], u64::from(health.is_up())));
-        gauges(&mut encoder, "store_up", "1 while the store is prepared and not left alone", up.collect())?;
-        let pools: Vec<_> = self
-            .stores
-            .pools
-            .iter()
-            .flat_map(|(name, pool)| {
-                let PoolStatus { size, available, waiting, max } = pool();
-                [("open", size), ("idle", available), ("waiting", waiting), ("max", max)]
-                    .map(|(state, count)| (vec![("store", *name), ("state", state)], count as u64))
-            })
-            .collect();
-        let text =
-            "Connections of a store's pool: open, idle, the most there may be, and calls that wait for one";
-        gauges(&mut encoder, "store_connections", text, pools)?;
-        let kind = ConstCounter::new(0u64).metric_type();
-        let text = "Calls to a store, by outcome";
-        let mut family = encoder.encode_descriptor("store_calls", text, None, kind)?;
-        for (name, health) in &stores {
-            for (outcome, count) in ["ok", "failed", "rejected"].into_iter().zip(health.calls()) {
-                let labels = [("store", *name), ("outcome", outcome)];
-                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let text = "Times that a store's breaker opened";
-        let mut family = encoder.encode_descriptor("store_breaker_opened", text, None, kind)?;
-        for (name, health) in &stores {
-            ConstCounter::new(health.opened()).encode(family.encode_family(&[("store", *name)])?)?;
-        }
-        Ok(())
-    }
-}
-
-/// The connections to Redis.
+/// What there is once in a node.
 #[derive(Debug)]
-struct Redis {
-    health: Arc<Health>,
-}
-
-impl Collector for Redis {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let up = ConstGauge::new(u64::from(self.health.is_up()));
-        let text = "1 while both connections to Redis work";
-        up.encode(encoder.encode_descriptor("redis_up", text, None, up.metric_type())?)?;
-        let echo = ConstGauge::new(self.health.echo_us() as f64 / 1e6);
-        let text = "How long the process's last message to itself took by way of Redis";
-        echo.encode(encoder.encode_descriptor(
-            "redis_echo",
-            text,
-            Some(&Unit::Seconds),
-            echo.metric_type(),
-        )?)?;
-        for (name, help, value) in [
-            ("redis_reconnects", "Times that a connection to Redis was made anew", self.health.reconnects()),
-            ("redis_garbage", "Things in Redis that could not be made out", self.health.garbage()),
-        ] {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
-        }
-        Ok(())
-    }
-}
-
-/// Figures that are read when they are asked for.
-#[derive(Debug)]
-struct Process {
+struct Whole {
+    metrics: Arc<Metrics>,
     connections: Arc<Connections>,
+    delay: Arc<QueueDelay>,
 }
 
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: u64| {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
-        };
-        gauge("connections", "WebSocket connections that are open", None, self.connections.open() as u64)?;
-        let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
-        if let Ok(fds) = process.fd_count() {
-            gauge("process_open_fds", "Open file descriptors", None, fds as u64)?;
-        }
-        let Ok(stat) = process.stat() else { return Ok(()) };
-        let resident = stat.rss * procfs::page_size();
-        gauge("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident)?;
-        let ticks = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
-        let cpu = ConstCounter::new(ticks);
-        let text = "User and system time";
-        cpu.encode(encoder.encode_descriptor("process_cpu", text, Some(&Unit::Seconds), cpu.metric_type())?)
+impl Collector for Whole {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Metrics { classes, fanout, published, publish_errors, .. } = &*self.metrics;
+        let figures = &mut Figures(&mut encoder);
+        let text = "Connections that are open, those of gateways for their clients included";
+        figures.gauge("connections", text, self.connections.open() as u64)?;
+        let text = "The longest time that something ready waited for its worker thread lately";
+        figures.seconds("worker_delay", text, self.delay.lately().as_secs_f64())?;
+        // An empty label would be none.
+        let name = |prefix: &'_ str| if prefix.is_empty() { "*".to_owned() } else { prefix.to_owned() };
+        let names = || classes.iter().map(|class| [("class", name(&class.prefix))]);
+        let text = "Messages accepted from publishers, by class of rooms";
+        figures.counters("published_messages", text, names().zip(published.iter().map(Counter::get)))?;
+        let causes = PUBLISH_ERRORS.map(|cause| [("cause", cause)]);
+        let errors = causes.into_iter().zip(publish_errors.iter().map(Counter::get));
+        figures.counters("publish_errors", "Messages refused to publishers, by cause", errors)?;
+        let text = "Messages that came from the broker and went to worker threads";
+        figures.counter("fanout_messages", text, fanout.messages.get())?;
+        let text = "Messages of one room that went on together";
+        let batches = std::iter::once(&fanout.batches);
+        figures.histogram("fanout_batch_messages", text, None, batches, &BATCH)?;
+        let text = "From a message's acceptance to its arrival at this node";
+        let lag = std::iter::once(&fanout.lag);
+        figures.histogram("broker_lag", text, Some(&Unit::Seconds), lag, &LATENCY)?;
+        figures.gauge("rooms", "Rooms that this node follows at the broker", fanout.rooms.get())?;
+        let text = "When the newest message seen in rooms of the class was accepted, since 1970";
+        let newest = fanout.newest.iter().map(|time| time.get() as f64 / 1_000.0);
+        figures.seconds_of("newest_message_timestamp", text, names().zip(newest))
     }
 }

@@ -97,6 +97,11 @@ impl Peers {
         self.counts.lock().rooms()
     }
 
+    /// Who is in the cluster.
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     /// Everybody with a lease.
     pub(crate) fn members(&self) -> Arc<Vec<Report>> {
         self.roster.members()

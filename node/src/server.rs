@@ -34,7 +34,7 @@ use crate::attendance::{self, Attendance};
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::load::{Load, QueueDelay};
 use crate::market::{self, Means, Settings};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Sources};
 use crate::peers::{self, Peers};
 use crate::reads::Reads;
 use crate::worker::{Shared, Worker};
@@ -115,7 +115,7 @@ impl Node {
         let workers = service::workers(config.node.workers);
         let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
         let Seat { broker, events, members, presence, bus, mail, health } = seat;
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(Classes::new(config.rooms.class.clone())));
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         keep_deletion_cost(config, id, &connections)?;
@@ -155,7 +155,12 @@ impl Node {
         let required = stores.health().into_iter().filter(|(name, _)| is_needed(name)).collect();
         let attendance = Arc::new(Attendance::default());
         let shared = Arc::new(Shared {
-            registry: metrics.registry(connections.clone(), health.clone(), stores.clone()),
+            registry: metrics.registry(Sources {
+                connections: connections.clone(),
+                redis: health.clone(),
+                stores: stores.clone(),
+                delay: delay.clone(),
+            }),
             peers: peers.clone(),
             max_watchlist: config.users.max_watchlist,
             max_alerts: config.users.max_alerts,
@@ -238,8 +243,8 @@ impl Node {
     /// when all are gone or `server.shutdown_timeout_ms` has passed. Sessions of gateways are moved by them meanwhile.
     pub async fn stop(self) {
         self.shared.connections.drain();
-        self.shared.metrics.draining.set(1);
         self.shared.peers.report_now().await;
+        let farewell = self.shared.peers.roster().farewell();
         self.fanout.flush().await;
         let market = self.shared.market.clone();
         let writing = tokio::spawn(async move { market.stop(MARKET_PATIENCE).await });
@@ -255,6 +260,7 @@ impl Node {
             tracing::warn!(left, "clients did not leave within server.shutdown_timeout_ms");
         }
         let _ = writing.await;
+        tokio::time::sleep_until(farewell).await;
         self.server.stop(false).await;
         if let Some(server) = self.metrics_server {
             server.stop(false).await;
@@ -307,8 +313,12 @@ fn serve(
             panic!("a worker thread was lost, restart the node");
         };
         delay.watch();
-        let worker = Worker::new(shared.clone(), Hub::start(seat, fanout.clone(), shared.clone()));
+        let traffic = shared.metrics.worker();
+        let hub = Hub::start(seat, fanout.clone(), shared.clone(), traffic.clone());
+        let worker = Worker::new(shared.clone(), hub, traffic);
+        let requests = shared.metrics.requests.clone();
         let app = App::new()
+            .wrap_fn(move |request, app| requests.count(request, app))
             .app_data(web::ThinData(worker.clone()))
             .app_data(web::PayloadConfig::new(max_body))
             .app_data(node.clone())

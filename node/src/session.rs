@@ -20,14 +20,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::link::Records;
+use tickmesh_protocol::outbox::Mark;
 use tickmesh_protocol::room::RoomName;
-use tickmesh_protocol::session::Session;
+use tickmesh_protocol::session::{Counters, Session};
 use tickmesh_store::relational::AuditEvent;
 
 use crate::clock;
 use crate::hub::{Close, Deliver, Describe, MemberKey, Notice};
 use crate::worker::Worker;
 use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS};
+use tickmesh_edge::metrics::{Transport, Way};
 use tickmesh_edge::socket::Socket;
 
 use effects::Effects;
@@ -43,6 +45,10 @@ pub(crate) struct SessionActor {
     key: Option<MemberKey>,
     remote: SocketAddr,
     effects: Effects,
+    /// What of the session is in the thread's counters.
+    counted: Counters,
+    /// As what it is counted while it is open.
+    way: Way,
     /// Taken by the input and output future when the actor starts.
     connection: Option<Connection>,
     _guard: ConnectionGuard,
@@ -98,13 +104,41 @@ impl SessionActor {
         connection: Connection,
         guard: ConnectionGuard,
     ) {
-        let effects = Effects::default();
+        let (effects, counted) = (Effects::default(), Counters::default());
+        let way = way(&session, &connection.stream);
         let connection = Some(connection);
-        Self { session, worker, key: None, remote, effects, connection, _guard: guard }.start();
+        Self { session, worker, key: None, remote, effects, counted, way, connection, _guard: guard }.start();
     }
 }
 
+/// How its client comes.
+fn way(session: &Session, stream: &Socket) -> Way {
+    let transport = match session.is_linked() {
+        true => Transport::Link,
+        false if stream.is_polling() => Transport::Polling,
+        false => Transport::WebSocket,
+    };
+    Way { socketio: session.is_socketio(), transport }
+}
+
 impl SessionActor {
+    /// Takes into the thread's counters what the session did.
+    fn count(&mut self, stream: &Socket) {
+        let (traffic, now) = (&self.worker.traffic, self.session.counters());
+        if now != self.counted {
+            traffic.did(std::mem::replace(&mut self.counted, now), now);
+        }
+        while let Some(occurrence) = self.session.poll_occurrence() {
+            traffic.happened(self.way.socketio, occurrence);
+        }
+        // From long-polling to a WebSocket.
+        if self.way.transport == Transport::Polling && !stream.is_polling() {
+            traffic.open.of(self.way).take(1);
+            self.way.transport = Transport::WebSocket;
+            traffic.open.of(self.way).add(1);
+        }
+    }
+
     /// Tells the audit.
     fn note(&self, event: &str, reason: &str) {
         let session = &self.session;
@@ -134,7 +168,8 @@ impl Actor for SessionActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.worker.metrics.sessions.inc();
+        self.worker.traffic.sessions.of(self.way).add(1);
+        self.worker.traffic.open.of(self.way).add(1);
         self.note("connected", "");
         self.key = Some(self.worker.hub.enter(&self.session, ctx.address()));
         if self.worker.connections.draining() {
@@ -157,6 +192,7 @@ impl Actor for SessionActor {
         if let Some((name, parked)) = self.session.take_parked() {
             self.worker.peers.park(name, parked);
         }
+        self.worker.traffic.open.of(self.way).take(1);
         let reason = self.session.reason();
         self.note("disconnected", reason.unwrap_or("connection lost"));
         self.worker.metrics.session_ended(reason);
@@ -222,25 +258,28 @@ impl Handler<Describe> for SessionActor {
 /// Bytes that were taken from a session and not yet by the socket.
 #[derive(Debug, Default)]
 struct WriteQueue {
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<(Bytes, Mark)>,
     bytes: usize,
 }
 
 impl WriteQueue {
-    fn push(&mut self, chunk: Bytes) {
+    fn push(&mut self, chunk: Bytes, mark: Mark) {
         self.bytes += chunk.len();
-        self.chunks.push_back(chunk);
+        self.chunks.push_back((chunk, mark));
     }
 
-    /// Forgets the bytes that the socket took.
-    fn advance(&mut self, mut taken: usize) {
+    /// Forgets the bytes that the socket took, and tells what was written whole.
+    fn advance(&mut self, mut taken: usize, mut written: impl FnMut(Mark)) {
         self.bytes -= taken;
-        while let Some(front) = self.chunks.front_mut() {
+        while let Some((front, mark)) = self.chunks.front_mut() {
             if front.len() > taken {
                 bytes::Buf::advance(front, taken);
                 return;
             }
             taken -= front.len();
+            if mark.messages > 0 {
+                written(*mark);
+            }
             self.chunks.pop_front();
         }
     }

@@ -48,9 +48,10 @@ async fn request(worker: WorkerData, request: HttpRequest, body: Bytes) -> HttpR
             return socketio::serve(&worker.lines, &sid, request.method(), &body, max_payload).await;
         }
         Err(bad) => {
-            if bad == Bad::Overload {
-                worker.metrics.refused("overload");
-            }
+            worker.metrics.refused(match bad {
+                Bad::Overload(refusal) => refusal.cause(),
+                _ => "handshake",
+            });
             return bad.response();
         }
     };

@@ -106,7 +106,7 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
 fn admit(worker: &Worker, remote: SocketAddr) -> Result<ConnectionGuard, Refused> {
     worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
         let text = refusal.to_string();
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "overload", ErrorCode::ServiceUnavailable, text)
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.cause(), ErrorCode::ServiceUnavailable, text)
     })
 }
 

@@ -22,12 +22,14 @@ use crate::audit::Auditor;
 use crate::hub::{Hub, HubSender};
 use crate::market::{self, MarketHandle};
 use crate::metrics::Metrics;
+use crate::metrics::traffic::Traffic;
 use crate::peers::{Local, Peers, Question, merged};
 use crate::reads::Reads;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::Auth;
 use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
+use tickmesh_edge::metrics::Standing;
 
 /// What is one per node.
 pub(crate) struct Shared {
@@ -73,11 +75,12 @@ pub(crate) struct Shared {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     pub(crate) hub: Rc<Hub>,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, hub: Rc<Hub>) -> Rc<Self> {
-        Rc::new(Self { shared, hub })
+    pub(crate) fn new(shared: Arc<Shared>, hub: Rc<Hub>, traffic: Arc<Traffic>) -> Rc<Self> {
+        Rc::new(Self { shared, hub, traffic })
     }
 }
 
@@ -109,6 +112,11 @@ impl Shared {
         }
     }
 
+    /// Its place in the cluster.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::new(self.not_ready().is_none(), self.connections.draining(), self.peers.roster())
+    }
+
     /// The sessions of this node.
     pub(crate) fn local(&self) -> Local<'_> {
         Local(&self.hubs)
@@ -132,13 +140,15 @@ impl Shared {
                 recorded.push(publish.room.clone());
             }
         }
+        let classes: Vec<usize> =
+            messages.iter().map(|publish| self.metrics.class_of(&publish.room)).collect();
         let results = self.broker.publish(messages).await;
         for room in &recorded {
             self.market.published(room);
         }
-        let kept = results.iter().filter(|result| result.is_ok()).count() as u64;
-        self.metrics.published.inc_by(kept);
-        self.metrics.publish_errors.inc_by(results.len() as u64 - kept);
+        for (class, result) in classes.into_iter().zip(&results) {
+            self.metrics.asked_to_publish(class, result.as_ref().map(|_| ()));
+        }
         results
     }
 }

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::encode::{self, Encoding};
 use crate::message::{Fields, Message};
+use crate::outbox::Mark;
 use crate::position::Position;
 use crate::room::RoomName;
 
@@ -21,6 +22,8 @@ pub struct Batch {
     room: RoomName,
     start: Position,
     messages: Box<[Arc<Prepared>]>,
+    /// See [`Batch::handed_at`].
+    handed_at: u64,
     /// All frames one after the other.
     joined: [OnceLock<Bytes>; Encoding::COUNT],
     /// All notifications as one array.
@@ -34,6 +37,8 @@ pub struct Prepared {
     message: Arc<Message>,
     /// UTC milliseconds of the encoding.
     server_time: u64,
+    /// Of its batch.
+    handed_at: u64,
     whole: [OnceLock<Bytes>; Encoding::COUNT],
     /// Boxed and empty for most: few rooms have subscribers with field sets.
     filtered: OnceLock<Box<Mutex<FilteredFrames>>>,
@@ -54,6 +59,12 @@ impl Prepared {
         &self.message
     }
 
+    /// What is measured of it when it is written.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { messages: 1, accepted_at: self.message.accepted_at, handed_at: self.handed_at }
+    }
+
     /// The message as a notification's frame; for Socket.IO two, see [`encode::frames`].
     #[must_use]
     pub fn frame(&self, encoding: Encoding, fields: Option<&Fields>) -> Bytes {
@@ -70,6 +81,19 @@ impl Batch {
     /// Takes the messages that follow the position `start`. `server_time` is in UTC milliseconds.
     #[must_use]
     pub fn new(room: RoomName, start: Position, messages: Vec<Arc<Message>>, server_time: u64) -> Self {
+        Self::handed(room, start, messages, server_time, 0)
+    }
+
+    /// The same, for messages whose way is measured: `handed_at` is when it begins, in microseconds on the clock of whoever
+    /// measures.
+    #[must_use]
+    pub fn handed(
+        room: RoomName,
+        start: Position,
+        messages: Vec<Arc<Message>>,
+        server_time: u64,
+        handed_at: u64,
+    ) -> Self {
         debug_assert!(messages.iter().zip(start.seq + 1..).all(|(message, seq)| message.seq == seq));
         let messages = messages
             .into_iter()
@@ -77,19 +101,28 @@ impl Batch {
                 room: room.clone(),
                 message,
                 server_time,
+                handed_at,
                 whole: Default::default(),
                 filtered: OnceLock::new(),
             })
             .map(Arc::new)
             .collect();
         let (joined, arrays) = Default::default();
-        Self { room, start, messages, joined, arrays }
+        Self { room, start, messages, handed_at, joined, arrays }
     }
 
     /// The room of all the messages.
     #[must_use]
     pub fn room(&self) -> &RoomName {
         &self.room
+    }
+
+    /// What is measured of the messages from this index on when they are written: the oldest counts for all.
+    #[must_use]
+    pub fn mark(&self, from: usize) -> Mark {
+        let oldest = self.messages.get(from).map_or(0, |message| message.message.accepted_at);
+        let messages = self.len().saturating_sub(from) as u32;
+        Mark { messages, accepted_at: oldest, handed_at: self.handed_at }
     }
 
     /// Where the log stood before the first message.

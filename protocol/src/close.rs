@@ -34,6 +34,24 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Normal,
+        Self::GoingAway,
+        Self::ProtocolError,
+        Self::WrongFrameType,
+        Self::NotUtf8,
+        Self::Policy,
+        Self::TooBig,
+        Self::Internal,
+        Self::Overloaded,
+        Self::AuthFailed,
+        Self::TokenExpired,
+        Self::SlowConsumer,
+        Self::Idle,
+        Self::Disconnected,
+    ];
+
     /// The number on the wire.
     #[must_use]
     pub fn code(self) -> u16 {

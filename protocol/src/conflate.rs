@@ -159,6 +159,7 @@ mod tests {
         let message = Message {
             seq,
             timestamp: 0,
+            accepted_at: 0,
             event: "e".into(),
             key: Some(key.to_string().into()),
             data: RawValue::from_string(seq.to_string()).unwrap(),

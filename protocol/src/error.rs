@@ -41,6 +41,25 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them; each stands at the index that it is as a number.
+    pub const ALL: [Self; 15] = [
+        Self::AuthRequired,
+        Self::AuthFailed,
+        Self::AuthTokenExpired,
+        Self::InvalidMessageFormat,
+        Self::InvalidAction,
+        Self::InvalidSymbol,
+        Self::InvalidParameters,
+        Self::PermissionDenied,
+        Self::RateLimitExceeded,
+        Self::RoomNotFound,
+        Self::SubscriptionFailed,
+        Self::AlreadySubscribed,
+        Self::InternalError,
+        Self::ServiceUnavailable,
+        Self::Timeout,
+    ];
+
     /// The name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -37,6 +37,9 @@ pub struct Message {
     pub seq: u64,
     /// UTC milliseconds: the publisher's time, or the accepting node's where it gave none.
     pub timestamp: u64,
+    /// UTC milliseconds by the accepting node's clock; 0 where that is not known. Clients are not told.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub accepted_at: u64,
     /// What happened, such as `quote`; 1 to 128 bytes.
     pub event: Arc<str>,
     /// With `event`, what a newer message replaces for `latest` subscribers.
@@ -44,6 +47,10 @@ pub struct Message {
     pub key: Option<Arc<str>>,
     /// Any JSON value, byte for byte as it was published.
     pub data: Box<RawValue>,
+}
+
+fn is_unknown(time: &u64) -> bool {
+    *time == 0
 }
 
 /// A message on its way into a room's log.

@@ -32,30 +32,59 @@ pub enum Kind {
     /// An answer or a control frame.
     Answer,
     /// Live messages.
-    Live,
+    Live(Mark),
 }
+
+/// Live messages on their way: what is measured of them when they are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// How many.
+    pub messages: u32,
+    /// When the oldest was accepted from its publisher, in UTC milliseconds; 0 where its way is not measured.
+    pub accepted_at: u64,
+    /// When they were handed over for delivery, see [`Batch::handed`](crate::batch::Batch::handed); 0 where that is not
+    /// measured.
+    pub handed_at: u64,
+}
+
+impl Mark {
+    /// Of messages that wait on purpose: counted, not timed.
+    #[must_use]
+    pub fn untimed(self) -> Self {
+        Self { accepted_at: 0, handed_at: 0, ..self }
+    }
+}
+
+/// What leaves the queue: bytes, what is measured of them, and the note before them.
+pub(crate) type Popped = (Bytes, Mark, Option<Box<Note>>);
 
 impl Outbox {
     /// Queues frames.
     pub fn push(&mut self, bytes: Bytes, kind: Kind, note: Option<Box<Note>>) {
         match kind {
             Kind::Answer => self.answer_bytes += bytes.len(),
-            Kind::Live => self.live_bytes += bytes.len(),
+            Kind::Live(_) => self.live_bytes += bytes.len(),
         }
         self.queue.push_back(Entry { bytes, kind, note });
     }
 
     /// Takes what is to be written next.
-    pub fn pop(&mut self) -> Option<(Bytes, Option<Box<Note>>)> {
+    pub(crate) fn pop(&mut self) -> Option<Popped> {
         let Entry { bytes, kind, note } = self.queue.pop_front()?;
-        match kind {
-            Kind::Answer => self.answer_bytes -= bytes.len(),
-            Kind::Live => self.live_bytes -= bytes.len(),
-        }
+        let mark = match kind {
+            Kind::Answer => {
+                self.answer_bytes -= bytes.len();
+                Mark::default()
+            }
+            Kind::Live(mark) => {
+                self.live_bytes -= bytes.len();
+                mark
+            }
+        };
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue.shrink_to(0);
         }
-        Some((bytes, note))
+        Some((bytes, mark, note))
     }
 
     /// Forgets everything.

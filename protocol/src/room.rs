@@ -175,6 +175,18 @@ impl Classes {
         Self { by_length }
     }
 
+    /// All of them, in the order in which they are looked at.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Class>> {
+        self.by_length.iter()
+    }
+
+    /// Place of a room's class among [`iter`](Self::iter).
+    #[must_use]
+    pub fn index_of(&self, room: &RoomName) -> usize {
+        let last = self.by_length.len() - 1;
+        self.by_length.iter().position(|class| room.as_str().starts_with(&class.prefix)).unwrap_or(last)
+    }
+
     /// The class of a room.
     #[must_use]
     pub fn of(&self, room: &RoomName) -> &Arc<Class> {

@@ -38,7 +38,7 @@ use crate::frame::{self, FrameError, Incoming, Opcode};
 use crate::identity::Identity;
 use crate::link::{Change, Done, ToGateway};
 use crate::message::{ClientMessage, json_from_msgpack};
-use crate::outbox::{Kind, Outbox};
+use crate::outbox::{Kind, Mark, Outbox};
 use crate::position::Position;
 use crate::room::RoomName;
 
@@ -48,7 +48,7 @@ pub use snapshot::{Snapshot, SubscriptionSnapshot};
 use socketio::{Answer, Entry, Face};
 pub use socketio::{Application, FaceSnapshot, Handshake};
 use subscription::Subscription;
-pub use types::{Command, Counters, Now, Policy, Presence, Reply, Stitched, Ticket, Wire};
+pub use types::{Command, Counters, Now, Occurrence, Policy, Presence, Reply, Stitched, Ticket, Wire};
 
 /// A request whose answer waits for others.
 #[derive(Debug)]
@@ -104,6 +104,9 @@ pub struct Session {
     round_trip_ms: Option<u64>,
     ending: Option<Ending>,
     counters: Counters,
+    occurrences: Vec<Occurrence>,
+    /// Of the frames that were transmitted last, or wait in `half`.
+    mark: Mark,
     next_slot: u32,
     /// Number of the client's message that is being handled and has no answer yet; always none without a gateway.
     number: Option<Done>,
@@ -178,6 +181,8 @@ impl Session {
             round_trip_ms: None,
             ending: None,
             counters: Counters::default(),
+            occurrences: Vec::new(),
+            mark: Mark::default(),
             next_slot: 0,
             number: None,
             answer: Answer::default(),
@@ -397,6 +402,17 @@ impl Session {
         };
         self.counters.bytes_out += bytes.len() as u64;
         Some(bytes)
+    }
+
+    /// What is to be measured of the bytes that [`poll_transmit`](Self::poll_transmit) gave last, when they are written.
+    pub fn transmitted(&mut self) -> Mark {
+        // The head of a record: its frames come next.
+        if self.half.is_some() { Mark::default() } else { std::mem::take(&mut self.mark) }
+    }
+
+    /// Something that happened since this was asked last, in no particular order.
+    pub fn poll_occurrence(&mut self) -> Option<Occurrence> {
+        self.occurrences.pop()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, in milliseconds on the monotonic clock.

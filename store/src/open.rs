@@ -74,7 +74,7 @@ pub struct Stores {
     pub series_reads: Option<GuardedSeries>,
     /// Users' data; none where a cluster has no store for it.
     pub users: Option<Arc<Guarded<Relational>>>,
-    /// Connection pools, by name.
+    /// Connection pools, by the name that `health` gives their store.
     pub pools: Vec<(&'static str, PoolGauge)>,
 }
 
@@ -104,7 +104,7 @@ impl Stores {
             let postgres = Arc::new(Postgres::new(&config.postgres, name)?);
             let users = Arc::new(Guarded::new("postgres", postgres.relational(), &config.stores));
             let pool = postgres.clone();
-            stores.pools.push(("postgres", Arc::new(move || pool.pool_status())));
+            stores.pools.push(("users", Arc::new(move || pool.pool_status())));
             let guarded = users.clone();
             tokio::spawn(async move {
                 prepare("postgres", || postgres.migrate()).await;
@@ -144,7 +144,7 @@ impl Stores {
         let tdengine = Arc::new(Tdengine::new(&config.tdengine)?);
         let series = Arc::new(Guarded::new("tdengine", tdengine.series(), &config.stores));
         let pool = tdengine.clone();
-        self.pools.push(("tdengine", Arc::new(move || pool.pool_status())));
+        self.pools.push(("series", Arc::new(move || pool.pool_status())));
         // Half of the connections stay with those who write.
         let patience = Duration::from_millis(config.tdengine.timeout_ms);
         let turns = Turns::new(config.tdengine.pool_max / 2, patience);

@@ -1,8 +1,8 @@
 //! What the tests stand on: nodes in this process ([`Sandbox`]), a WebSocket client that checks promise 1 on
 //! everything it receives ([`Client`]), real nodes, a real redis-server and PostgreSQL that may be killed ([`NodeProcess`],
 //! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), what a kubelet does to a pod
-//! ([`Manifest`]), a socket for bytes that no client would send ([`RawClient`]), and a wait for
-//! a condition ([`eventually`]).
+//! ([`Manifest`]), a Prometheus that watches them ([`PrometheusServer`]), a socket for bytes that no client would send
+//! ([`RawClient`]), and a wait for a condition ([`eventually`]).
 //!
 //! The client is built on another WebSocket library than the server, so that a mistake in the frames shows.
 
@@ -11,6 +11,7 @@ mod kubelet;
 mod load;
 mod postgres_server;
 mod process;
+mod prometheus_server;
 mod raw;
 mod redis_server;
 mod sandbox;
@@ -26,6 +27,7 @@ pub use kubelet::{Hook, Manifest, Termination};
 pub use load::{Account, Load, size};
 pub use postgres_server::PostgresServer;
 pub use process::{NodeProcess, binary};
+pub use prometheus_server::{PrometheusServer, hurried};
 pub use raw::RawClient;
 pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};

@@ -136,6 +136,7 @@ impl Room {
         let message = Arc::new(Message {
             seq: self.seq,
             timestamp: publish.timestamp.unwrap_or(now),
+            accepted_at: now,
             event: publish.event,
             key: publish.key,
             data: publish.data,

@@ -1,12 +1,13 @@
 //! The task that keeps a process's own lease, and knows who else is there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{LeaseError, Members, Report};
+use super::{Kind, LeaseError, Members, Report};
 
 /// How often the members are looked at; at once when somebody says that they changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -14,6 +15,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const JOIN_RETRY: Duration = Duration::from_millis(100);
 /// Changes that a slow reader may lack before it has to look at the whole.
 const CHANGES: usize = 256;
+/// How long a process that leaves is there after it said so, so that the others see it drain and do not take it for dead.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A difference between two snapshots.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +71,25 @@ pub struct Roster {
     members: watch::Receiver<Arc<Vec<Report>>>,
     lease: watch::Receiver<LeaseState>,
     changes: broadcast::Sender<Change>,
+    lost: Arc<Lost>,
     look: Arc<Notify>,
     renew: Arc<Notify>,
+}
+
+/// How many of each kind are gone for good without having said that they would go.
+#[derive(Debug, Default)]
+struct Lost {
+    nodes: AtomicU64,
+    gateways: AtomicU64,
+}
+
+impl Lost {
+    fn of(&self, kind: Kind) -> &AtomicU64 {
+        match kind {
+            Kind::Node => &self.nodes,
+            Kind::Gateway => &self.gateways,
+        }
+    }
 }
 
 impl Roster {
@@ -85,14 +105,18 @@ impl Roster {
         let (state, state_receiver) = watch::channel(LeaseState::Joining);
         let (changes, _) = broadcast::channel(CHANGES);
         let (look, renew) = <(Arc<Notify>, Arc<Notify>)>::default();
+        let lost = Arc::<Lost>::default();
         let roster = Self {
             members: known_receiver,
             lease: state_receiver,
             changes: changes.clone(),
+            lost: lost.clone(),
             look: look.clone(),
             renew: renew.clone(),
         };
-        let keeper = Keeper { members, lease, report, known, state, changes, look, renew, until: None };
+        let missing = Vec::new();
+        let keeper =
+            Keeper { members, lease, report, known, state, changes, lost, missing, look, renew, until: None };
         tokio::spawn(keeper.run());
         roster
     }
@@ -121,9 +145,23 @@ impl Roster {
         self.changes.subscribe()
     }
 
+    /// How many of a kind were lost since the start: their lease ended though they had not said that they would go
+    /// (drain), and the same run did not take it again for as long as a lease lasts.
+    #[must_use]
+    pub fn lost(&self, kind: Kind) -> u64 {
+        self.lost.of(kind).load(Ordering::Relaxed)
+    }
+
     /// Looks at the others now.
     pub fn look(&self) {
         self.look.notify_one();
+    }
+
+    /// When a process that has just told the others that it drains may leave: at once if there are none.
+    #[must_use]
+    pub fn farewell(&self) -> Instant {
+        let others = self.members.borrow().len() > 1;
+        Instant::now() + if others { FAREWELL } else { Duration::ZERO }
     }
 
     /// Renews the lease now, with a new report.
@@ -139,6 +177,9 @@ struct Keeper<F> {
     known: watch::Sender<Arc<Vec<Report>>>,
     state: watch::Sender<LeaseState>,
     changes: broadcast::Sender<Change>,
+    lost: Arc<Lost>,
+    /// Gone without a word, and since when. They come back where Redis lost the leases, or nobody could renew them.
+    missing: Vec<(Report, Instant)>,
     look: Arc<Notify>,
     renew: Arc<Notify>,
     /// When the own lease ends.
@@ -222,7 +263,12 @@ impl<F: FnMut() -> Report> Keeper<F> {
                 Change::Joined(report) => {
                     tracing::info!(member = report.id, address = report.address, "joined");
                 }
-                Change::Left(report) => tracing::info!(member = report.id, "left"),
+                Change::Left(report) => {
+                    tracing::info!(member = report.id, "left");
+                    if !report.draining {
+                        self.missing.push((report.clone(), Instant::now()));
+                    }
+                }
                 Change::Draining(report) => {
                     tracing::info!(member = report.id, draining = report.draining, "drain changed");
                 }
@@ -230,6 +276,16 @@ impl<F: FnMut() -> Report> Keeper<F> {
             }
             let _ = self.changes.send(change);
         }
+        let known = self.known.borrow().clone();
+        self.missing.retain(|(report, since)| {
+            let back = known.iter().any(|member| member.id == report.id && member.run == report.run);
+            let lost = !back && since.elapsed() >= self.lease;
+            if lost {
+                tracing::warn!(member = report.id, "lost: it had not said that it would go");
+                self.lost.of(report.kind).fetch_add(1, Ordering::Relaxed);
+            }
+            !back && !lost
+        });
     }
 }
 
@@ -270,5 +326,28 @@ mod tests {
         while first.members().first().is_none_or(|member| member.run != 2) {
             changes.recv().await.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_gone_without_a_word_is_lost_unless_it_comes_back() {
+        let members = MemoryMembers::default();
+        let lease = Duration::from_secs(3);
+        let roster = Roster::start(Arc::new(members.clone()), lease, || report("a", 1));
+        let join = async |report: Report, lease| members.join(&report, lease).await.unwrap();
+        let seconds = async |n| tokio::time::sleep(Duration::from_secs(n)).await;
+        join(report("dies", 1), lease).await;
+        join(Report { kind: Kind::Gateway, ..report("dies too", 1) }, lease).await;
+        join(Report { draining: true, ..report("leaves", 1) }, lease).await;
+        join(report("sleeps", 1), lease).await;
+        seconds(5).await;
+        assert_eq!(roster.members().len(), 1, "their leases have ended");
+        assert_eq!((roster.lost(Kind::Node), roster.lost(Kind::Gateway)), (0, 0), "they may come back");
+        join(report("sleeps", 1), Duration::from_secs(60)).await;
+        seconds(4).await;
+        assert_eq!((roster.lost(Kind::Node), roster.lost(Kind::Gateway)), (1, 1));
+        // A new run under the name of one that died.
+        join(report("sleeps", 2), Duration::from_secs(60)).await;
+        seconds(5).await;
+        assert_eq!((roster.lost(Kind::Node), roster.lost(Kind::Gateway)), (2, 1));
     }
 }

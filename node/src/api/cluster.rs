@@ -46,7 +46,6 @@ pub(super) async fn drain(
     }
     if id == worker.peers.id() {
         worker.connections.set_draining(draining);
-        worker.metrics.draining.set(i64::from(draining));
         worker.peers.report_now().await;
     } else {
         worker.peers.drain(&id, draining).await;

@@ -46,6 +46,7 @@ pub(super) async fn publish(
     let mut good = Vec::with_capacity(texts.len());
     let checked: Vec<Result<(), Failure>> =
         texts.into_iter().map(|text| check(text).map(|publish| good.push(publish))).collect();
+    checked.iter().filter(|message| message.is_err()).for_each(|_| worker.metrics.refused_to_publish());
     let rooms: Vec<_> = good.iter().map(|publish| publish.room.clone()).collect();
     let mut answers = worker.publish(good).await.into_iter().zip(rooms);
     let mut worst = StatusCode::OK;

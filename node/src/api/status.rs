@@ -1,9 +1,9 @@
 //! Health, metrics and counters.
 
-use actix_web::HttpResponse;
 use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
-use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::error::ErrorCode;
 
 use super::{ApiError, Caller, SharedData, WorkerData};
 use crate::clock;
@@ -22,12 +22,8 @@ pub(super) async fn readyz(worker: WorkerData) -> HttpResponse {
 }
 
 /// The counters in the Prometheus exposition format.
-pub(super) async fn metrics(node: SharedData) -> Result<HttpResponse, ApiError> {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &node.registry)
-        .map_err(|error| Failure::new(ErrorCode::InternalError, error.to_string()))?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, kind)).body(text))
+pub(super) async fn metrics(node: SharedData, request: HttpRequest) -> HttpResponse {
+    tickmesh_edge::metrics::answer(&request, &node.registry, node.standing())
 }
 
 /// What the system that this one replaces answered at this address.
@@ -60,12 +56,12 @@ pub(super) async fn stats(worker: WorkerData, caller: Caller) -> Result<HttpResp
         "server_time": now,
         "draining": worker.connections.draining(),
         "connections": worker.connections.open(),
-        "sessions": metrics.sessions.get(),
-        "published_messages": metrics.published.get(),
-        "publish_errors": metrics.publish_errors.get(),
-        "fanout_messages": metrics.fanout_messages.get(),
+        "sessions": metrics.sessions(),
+        "published_messages": metrics.published(),
+        "publish_errors": metrics.publish_errors(),
+        "fanout_messages": metrics.fanout.messages.get(),
         "deliveries": metrics.deliveries.get(),
-        "sent_bytes": metrics.bytes_out.get(),
+        "sent_bytes": metrics.sent_bytes(),
         "broker_queue_overflows": metrics.missed.get(),
         "log_repairs": metrics.repairs.get(),
         "log_repairs_failed": metrics.unrepaired.get(),

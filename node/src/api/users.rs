@@ -48,7 +48,7 @@ pub(super) async fn notify(
     let kept = worker.publish(vec![publish]).await.pop();
     let unanswered = || Failure::new(ErrorCode::InternalError, "the broker gave no answer");
     let position = kept.ok_or_else(unanswered)?.map_err(Failure::from)?;
-    let message = Message { seq: position.seq, timestamp, event, key: None, data };
+    let message = Message { seq: position.seq, timestamp, accepted_at: timestamp, event, key: None, data };
     worker.peers.notify(&user_id, room, position.epoch.clone(), message).await;
     Ok(HttpResponse::Ok().json(position))
 }

@@ -295,7 +295,6 @@ mod tests {
     use tickmesh_cluster::config::Config;
 
     use super::*;
-    use crate::metrics::Metrics;
 
     fn at(epoch: &str, seq: u64) -> Position {
         Position { epoch: Epoch::new(epoch), seq }
@@ -303,7 +302,7 @@ mod tests {
 
     fn message(seq: u64) -> Arc<Message> {
         let data = RawValue::from_string(format!(r#"{{"price":{seq}}}"#)).unwrap();
-        Arc::new(Message { seq, timestamp: seq, event: "q".into(), key: None, data })
+        Arc::new(Message { seq, timestamp: seq, accepted_at: 0, event: "q".into(), key: None, data })
     }
 
     fn read(epoch: &str, through: u64) -> Read {
@@ -315,7 +314,7 @@ mod tests {
     #[test]
     fn what_was_published_between_a_read_and_the_join_is_read_then() {
         let settings = Settings::new(&Config::node_defaults()).unwrap();
-        let metrics = Metrics::default().market;
+        let metrics = Arc::<MarketMetrics>::default();
         for still_reads in [true, false] {
             let key = DeskKey { room: RoomName::new("market_A").unwrap(), turn: 1 };
             let mut desk = Desk::new(key, Symbol::new("A").unwrap(), true);
@@ -338,7 +337,7 @@ mod tests {
     #[test]
     fn what_came_while_the_log_was_read_is_read_next() {
         let settings = Settings::new(&Config::node_defaults()).unwrap();
-        let metrics = Metrics::default().market;
+        let metrics = Arc::<MarketMetrics>::default();
         for heard in ["e", "f"] {
             let room = RoomName::new("market_A").unwrap();
             let key = DeskKey { room: room.clone(), turn: 1 };

@@ -154,7 +154,6 @@ impl Task {
             Body::Members => self.peers.roster.look(),
             Body::Drain { node, draining } if node == self.peers.id => {
                 self.connections.set_draining(draining);
-                self.metrics.draining.set(i64::from(draining));
                 self.peers.report_now().await;
             }
             Body::Drain { .. } => {}

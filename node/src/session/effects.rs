@@ -46,7 +46,10 @@ impl Effects {
         match command {
             Command::Publish(publish) => match market::check(&worker.policy.classes, &publish) {
                 Ok(()) => self.queued.push((ticket, publish)),
-                Err(failure) => self.answers.push_back((ticket, Reply::Published(Err(failure)))),
+                Err(failure) => {
+                    worker.metrics.refused_to_publish();
+                    self.answers.push_back((ticket, Reply::Published(Err(failure))));
+                }
             },
             Command::Unsubscribe(room) => {
                 if self.rooms.remove(&room) {
@@ -110,6 +113,9 @@ impl Effects {
             }
             Command::Identify(credential) => {
                 let result = worker.auth.identify(credential.as_deref(), crate::clock::now().utc);
+                if result.is_err() {
+                    worker.metrics.refused("authentication");
+                }
                 self.answers.push_back((ticket, Reply::Identity(result.map_err(Failure::from))));
             }
             Command::Authenticate(token) => {

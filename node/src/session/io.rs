@@ -172,6 +172,7 @@ impl Io {
         }
         if !self.early.is_empty() {
             let mut early = Vec::from(std::mem::take(&mut self.early));
+            act.worker.traffic.received_bytes.add(early.len() as u64);
             self.feed(act, &mut early);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -183,6 +184,7 @@ impl Io {
                 match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                        act.worker.traffic.received_bytes.add(buffer.filled().len() as u64);
                         self.feed(act, buffer.filled_mut());
                         run_commands(act, cx);
                     }
@@ -197,20 +199,25 @@ impl Io {
 
     /// Writes all that the socket takes.
     fn write(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
-        let now = clock::now();
+        let (now, micros) = clock::precise();
         loop {
             while self.out.bytes < WRITE_AHEAD && self.out.chunks.len() < CHUNKS {
                 match act.session.poll_transmit(now) {
-                    Some(chunk) => self.out.push(chunk),
+                    Some(chunk) => self.out.push(chunk, act.session.transmitted()),
                     None => break,
                 }
             }
             match self.flush(cx) {
                 Poll::Ready(Ok(0)) => return self.push_out(cx),
                 Poll::Ready(Ok(taken)) => {
-                    self.out.advance(taken);
+                    let (traffic, mut messages) = (&act.worker.traffic, 0);
+                    self.out.advance(taken, |mark| {
+                        messages += u64::from(mark.messages);
+                        traffic.wrote(mark, now, micros);
+                    });
+                    traffic.write_of(messages);
+                    traffic.sent_bytes.add(taken as u64);
                     self.stalled = None;
-                    act.worker.metrics.bytes_out.inc_by(taken as u64);
                 }
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(session = %act.session.id(), %error, "cannot write");
@@ -240,11 +247,11 @@ impl Io {
         let stream = Pin::new(&mut self.stream);
         match self.out.chunks.make_contiguous() {
             [] => Poll::Ready(Ok(0)),
-            [only] => stream.poll_write(cx, only),
+            [(only, _)] => stream.poll_write(cx, only),
             chunks => {
                 let mut slices = [IoSlice::new(&[]); CHUNKS];
                 let count = chunks.len().min(CHUNKS);
-                for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
+                for (slice, (chunk, _)) in slices.iter_mut().zip(chunks.iter()) {
                     *slice = IoSlice::new(chunk);
                 }
                 stream.poll_write_vectored(cx, &slices[..count])
@@ -349,7 +356,9 @@ impl ActorFuture<SessionActor> for Io {
         ctx: &mut Context<SessionActor>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        match self.turn(act, cx) {
+        let turn = self.turn(act, cx);
+        act.count(&self.stream);
+        match turn {
             Ok(()) => Poll::Pending,
             Err(Over) => {
                 ctx.stop();

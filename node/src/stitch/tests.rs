@@ -13,7 +13,7 @@ use super::*;
 
 fn message(seq: u64) -> Arc<Message> {
     let data = RawValue::from_string("{}".into()).unwrap();
-    Arc::new(Message { seq, timestamp: seq, event: "q".into(), key: None, data })
+    Arc::new(Message { seq, timestamp: seq, accepted_at: 0, event: "q".into(), key: None, data })
 }
 
 fn row(epoch: &str, seq: u64) -> Row {

@@ -15,7 +15,7 @@ use crate::market::Ask;
 use crate::message::{
     Body, ClientMessage, Fields, History, MAX_HISTORY, Message, Publish, Replay, Subscribe, parameters,
 };
-use crate::outbox::Kind;
+use crate::outbox::{Kind, Mark};
 use crate::room::RoomName;
 
 use super::socketio::Answer;
@@ -131,7 +131,7 @@ impl Session {
                 Some(_) => encode::socketio_message(room, "alert", 0, now.utc, &data),
                 None => encode::notice(room, "alert", 0, now.utc, &data),
             };
-            self.push(encode::frame_json(&json, self.wire.encoding), Kind::Live, None, None);
+            self.push(encode::frame_json(&json, self.wire.encoding), Kind::Live(Mark::default()), None, None);
         }
     }
 
@@ -220,7 +220,6 @@ impl Session {
         for room in lost {
             let left = self.subscriptions.remove(&room).map(|left| Change::Left(left.slot()));
             self.left(&room);
-            self.counters.errors += 1;
             let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
             self.tell_error(stamp, &denied("follow", &room), left);
             self.forget(room);

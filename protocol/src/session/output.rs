@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::conflate::Next;
 use crate::encode::{self, Stamp};
-use crate::error::Failure;
+use crate::error::{ErrorCode, Failure};
 use crate::link::{self, Change, Note, SlotPosition};
-use crate::outbox::Kind;
+use crate::outbox::{Kind, Mark};
 
-use super::{Now, Session};
+use super::{Now, Occurrence, Session};
 
 impl Session {
     /// Queues JSON text in the session's encoding.
@@ -46,15 +46,16 @@ impl Session {
 
     /// The next bytes; of a record its head, while its frames wait in `half`.
     pub(super) fn next_out(&mut self, now: Now) -> Option<Bytes> {
-        let (bytes, note) = match self.out.pop() {
+        let (bytes, mark, note) = match self.out.pop() {
             Some(next) => next,
             None => {
-                let (bytes, position) = self.next_due(now.mono)?;
+                let (bytes, mark, position) = self.next_due(now.mono)?;
                 self.reached(position);
                 let note = Note { position: Some(position), ..Note::default() };
-                (bytes, self.wire.linked.then(|| Box::new(note)))
+                (bytes, mark, self.wire.linked.then(|| Box::new(note)))
             }
         };
+        self.mark = mark;
         let Some(note) = note else { return Some(bytes) };
         let head = link::data_head(&note, bytes.len());
         self.half = Some(bytes).filter(|bytes| !bytes.is_empty());
@@ -84,12 +85,18 @@ impl Session {
 
     /// The same, with a change.
     pub(super) fn tell_error(&mut self, stamp: Stamp<'_>, failure: &Failure, change: Option<Change>) {
-        self.counters.errors += 1;
+        self.failed(failure.code);
         if self.face.is_some() {
             self.answer_error(stamp, failure, change);
         } else {
             self.send_with(&encode::error(stamp, failure), change);
         }
+    }
+
+    /// Counts a request that is answered with an error.
+    pub(super) fn failed(&mut self, code: ErrorCode) {
+        self.counters.errors += 1;
+        self.occurrences.push(Occurrence::Failed(code));
     }
 
     pub(super) fn pong(&mut self, timestamp: &str, server_time: u64) {
@@ -124,7 +131,7 @@ impl Session {
     }
 
     /// The next conflated message that may go out at a time in milliseconds on the monotonic clock.
-    pub(super) fn next_due(&mut self, now: u64) -> Option<(Bytes, SlotPosition)> {
+    pub(super) fn next_due(&mut self, now: u64) -> Option<(Bytes, Mark, SlotPosition)> {
         while let Some(room) = self.due.front() {
             let Some(subscription) = self.subscriptions.get_mut(room) else {
                 self.due.pop_front();
@@ -134,9 +141,10 @@ impl Session {
                 Next::Send(message, conflated) => {
                     let frame = message.frame(subscription.encoding(self.wire), subscription.fields());
                     let position = subscription.slot_position();
+                    let mark = subscription.mark(message.mark());
                     // Rooms take turns.
                     self.due.rotate_left(1);
-                    return Some((self.conflated(frame, conflated), position));
+                    return Some((self.conflated(frame, conflated), mark, position));
                 }
                 Next::Wait(until) => {
                     if let Some(room) = self.due.pop_front() {
@@ -163,8 +171,8 @@ impl Session {
     /// Queues what is pending in the conflation tables, so that a close loses no last value.
     pub(super) fn flush_due(&mut self) {
         self.due.extend(self.held.drain().map(|Reverse((_, room))| room));
-        while let Some((frame, position)) = self.next_due(u64::MAX) {
-            self.push(frame, Kind::Live, Some(position), None);
+        while let Some((frame, mark, position)) = self.next_due(u64::MAX) {
+            self.push(frame, Kind::Live(mark), Some(position), None);
         }
     }
 }

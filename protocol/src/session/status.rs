@@ -9,6 +9,9 @@ use crate::room::RoomName;
 use super::{Counters, Ending, Session, Subscription};
 
 impl Session {
+    /// The [`reason`](Self::reason) of one that goes on at another node.
+    pub const MOVED: &str = "moved to another node";
+
     /// The connection is to be closed, once everything from [`poll_transmit`](Self::poll_transmit) is written.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -20,7 +23,7 @@ impl Session {
     pub fn reason(&self) -> Option<&'static str> {
         match self.ending? {
             Ending::Closed(code) => Some(code.reason()),
-            Ending::Moved => Some("moved to another node"),
+            Ending::Moved => Some(Self::MOVED),
         }
     }
 
@@ -28,6 +31,12 @@ impl Session {
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.wire.linked
+    }
+
+    /// The client speaks Socket.IO.
+    #[must_use]
+    pub fn is_socketio(&self) -> bool {
+        self.face.is_some()
     }
 
     /// False while the client is to be held back: too many of its requests wait, or it does not take its answers.

@@ -11,12 +11,15 @@ use crate::encode::{self, Encoding, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::link::{Change, SlotPosition};
 use crate::message::{Delivery, Fields, Replay, Subscribe};
-use crate::outbox::Kind;
+use crate::outbox::{Kind, Mark};
 use crate::position::Position;
 use crate::room::RoomName;
 
 use super::socketio::Answer;
-use super::{Command, Now, Purpose, Session, Stitched, SubscriptionSnapshot, Ticket, Waiting, Wire, actions};
+use super::{
+    Command, Now, Occurrence, Purpose, Session, Stitched, SubscriptionSnapshot, Ticket, Waiting, Wire,
+    actions,
+};
 
 /// Milliseconds before a log that could not be read is read again.
 const RETRY_MS: u64 = 200;
@@ -144,6 +147,11 @@ impl Subscription {
         self.stream
     }
 
+    /// What is measured of a message of its: nothing of those that wait because the client wants it so.
+    pub(super) fn mark(&self, mark: Mark) -> Mark {
+        if self.min_interval_ms > 0 { mark.untimed() } else { mark }
+    }
+
     pub(super) fn table_bytes(&self) -> usize {
         match &self.state {
             State::Live { table: Some(table), .. } => table.bytes(),
@@ -215,10 +223,11 @@ impl Session {
             // Nobody comes back to a place in a room that was not followed.
             for message in batch.messages() {
                 let frames = message.frame(self.wire.encoding, None);
-                self.push(encode::split_first(&frames).0, Kind::Live, None, None);
+                self.push(encode::split_first(&frames).0, Kind::Live(message.mark()), None, None);
             }
         } else {
-            self.push(whole(batch, self.wire.encoding, self.wire.batch), Kind::Live, None, None);
+            let bytes = whole(batch, self.wire.encoding, self.wire.batch);
+            self.push(bytes, Kind::Live(batch.mark(0)), None, None);
         }
         if self.out.live_bytes() > self.policy.max_queue_bytes {
             self.close(CloseCode::SlowConsumer);
@@ -289,6 +298,9 @@ impl Session {
             if subscription.backfill {
                 actions::put_backfill(&mut data, room, &older, complete, now.utc, fields.as_ref());
             }
+            if subscription.recover {
+                self.occurrences.push(Occurrence::Recovered { complete: recovered });
+            }
             self.counters.notifications_out += (older.len() + history.messages.len()) as u64;
             let change = self.subscribed_change(room);
             if let Some(at) = self.subscriptions.get(room).map(Subscription::slot_position) {
@@ -346,10 +358,11 @@ impl Session {
     /// Queues all that a conflation table holds.
     fn flush(&mut self, slot: u32, mut table: Latest, fields: Option<&Fields>, encoding: Encoding) {
         while let Next::Send(message, conflated) = table.poll(u64::MAX) {
-            let frame = message.frame(encoding, fields);
-            let frame = self.conflated(frame, conflated);
+            let frame = self.conflated(message.frame(encoding, fields), conflated);
+            // It goes out before its time.
+            let mark = message.mark().untimed();
             let position = SlotPosition { slot, seq: table.sent_seq(), carried: table.carried() };
-            self.push(frame, Kind::Live, Some(position), None);
+            self.push(frame, Kind::Live(mark), Some(position), None);
         }
     }
 
@@ -408,12 +421,14 @@ impl Session {
             let tells_own = self.face.is_some() && batch.messages().iter().any(own);
             let at = |seq| Some(SlotPosition { slot, seq, carried: 0 });
             if fields.is_none() && seen == 0 && !tells_own {
-                self.push(whole(batch, encoding, self.wire.batch), Kind::Live, at(batch.end().seq), None);
+                let bytes = whole(batch, encoding, self.wire.batch);
+                self.push(bytes, Kind::Live(batch.mark(0)), at(batch.end().seq), None);
             } else {
                 for message in &batch.messages()[seen..] {
                     let own = tells_own && message.message().key.as_deref() == Some(&*self.id);
                     let frame = if own { Bytes::new() } else { message.frame(encoding, fields.as_ref()) };
-                    self.push(frame, Kind::Live, at(message.message().seq), None);
+                    let mark = if own { Mark::default() } else { message.mark() };
+                    self.push(frame, Kind::Live(mark), at(message.message().seq), None);
                 }
             }
             self.out.live_bytes()
@@ -437,7 +452,8 @@ impl Session {
             })),
             other => other,
         });
-        self.push(frame, Kind::Live, None, change);
+        self.occurrences.push(Occurrence::Resync);
+        self.push(frame, Kind::Live(Mark::default()), None, change);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::position::{Epoch, Position};
 use crate::room::Classes;
 
 mod market;
+mod measured;
 
 const T0: Now = Now { mono: 1_000, utc: 1_700_000_000_000 };
 
@@ -42,7 +43,7 @@ fn room() -> RoomName {
 
 fn message(seq: u64) -> Arc<Message> {
     let data = RawValue::from_string(format!(r#"{{"p":{seq},"q":1}}"#)).unwrap();
-    Arc::new(Message { seq, timestamp: 5, event: "quote".into(), key: None, data })
+    Arc::new(Message { seq, timestamp: 5, accepted_at: 0, event: "quote".into(), key: None, data })
 }
 
 fn batch_of(epoch: &str, seqs: std::ops::RangeInclusive<u64>) -> Arc<Batch> {

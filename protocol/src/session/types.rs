@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoding;
-use crate::error::Failure;
+use crate::error::{ErrorCode, Failure};
 use crate::identity::Identity;
 use crate::market::{Ask, Backfill};
 use crate::message::{History, Message, Publish, Replay};
@@ -159,6 +159,20 @@ pub struct Stitched {
     pub complete: bool,
     /// Of the log.
     pub history: History,
+}
+
+/// Something that operators count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occurrence {
+    /// A request was answered with an error.
+    Failed(ErrorCode),
+    /// A client came back and asked for what it missed.
+    Recovered {
+        /// It got all of it.
+        complete: bool,
+    },
+    /// A subscription was told by `resync` that messages are lost to it.
+    Resync,
 }
 
 /// What a session did so far.

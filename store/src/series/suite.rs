@@ -44,6 +44,7 @@ fn row_of(at: u64, seq: u64, epoch: &str, event: &str, key: Option<&str>, data: 
     let message = Message {
         seq,
         timestamp: at.saturating_add(1),
+        accepted_at: 0,
         event: event.into(),
         key: key.map(Into::into),
         data: RawValue::from_string(data.to_owned()).expect("JSON"),

@@ -76,6 +76,7 @@ impl Publisher {
             for (index, publish) in messages.into_iter().enumerate() {
                 let body = Body {
                     timestamp: publish.timestamp.unwrap_or(now),
+                    accepted_at: publish.timestamp.map(|_| now),
                     event: publish.event,
                     key: publish.key,
                     data: &publish.data,

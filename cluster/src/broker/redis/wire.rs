@@ -17,6 +17,9 @@ use tickmesh_protocol::room::RoomName;
 pub(super) struct Body<'a> {
     #[serde(rename = "ts")]
     pub(super) timestamp: u64,
+    /// When it was accepted, where that is not `timestamp`.
+    #[serde(rename = "at", default, skip_serializing_if = "Option::is_none")]
+    pub(super) accepted_at: Option<u64>,
     pub(super) event: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<Arc<str>>,
@@ -29,6 +32,7 @@ fn message(seq: u64, json: &[u8]) -> Result<Message, String> {
     Ok(Message {
         seq,
         timestamp: body.timestamp,
+        accepted_at: body.accepted_at.unwrap_or(body.timestamp),
         event: body.event,
         key: body.key,
         data: body.data.to_owned(),

@@ -72,6 +72,9 @@ impl Floor {
         self.appending = false;
         let alone = rows.len() == 1;
         let metrics = self.means.metrics.market.clone();
+        if result.is_ok() {
+            metrics.writes.observe(rows.iter().map(|(_, count)| *count as u64).sum(), 1);
+        }
         for (key, count) in &rows {
             let room = &key.room;
             let desk = self.of(key).and_then(|known| known.desk.as_mut());

@@ -209,7 +209,8 @@ impl Floor {
             for ((hit, publish), result) in published.into_iter().zip(publishes).zip(results) {
                 if let Ok(Position { seq, epoch }) = &result {
                     let Publish { room, event, data, .. } = publish;
-                    let message = Message { seq: *seq, timestamp, event, key: None, data };
+                    let message =
+                        Message { seq: *seq, timestamp, accepted_at: timestamp, event, key: None, data };
                     peers.notify(&hit.user_id, room, epoch.clone(), message).await;
                 }
                 told.push((hit, result.is_ok()));

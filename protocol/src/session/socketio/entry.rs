@@ -16,7 +16,7 @@ use crate::socketio::packet::{self, Kind, Packet};
 
 use super::super::actions::wait;
 use super::super::recovery::Sent;
-use super::super::{Command, Now, Parked, Purpose, Session};
+use super::super::{Command, Now, Occurrence, Parked, Purpose, Session};
 use super::Application;
 
 /// A client's wish to enter.
@@ -70,7 +70,7 @@ impl Session {
     ) {
         match result {
             Err(failure) => {
-                self.counters.errors += 1;
+                self.failed(failure.code);
                 self.refuse_entry(&failure);
             }
             Ok(identity) => match entry.pid.clone() {
@@ -102,6 +102,9 @@ impl Session {
         let recovered = parked
             .filter(|parked| parked.snapshot.identity.user_id == identity.user_id)
             .and_then(|parked| parked.reached(offset));
+        if entry.offset.is_some() {
+            self.occurrences.push(Occurrence::Recovered { complete: recovered.is_some() });
+        }
         self.identity = identity;
         if let Some(face) = &mut self.face {
             face.entering = false;

@@ -219,6 +219,7 @@ pub(super) fn rows(block: &RawBlock, found: &mut Vec<Row>) -> Result<(), StoreEr
         let message = Message {
             seq: seqs[row],
             timestamp: published[row],
+            accepted_at: 0,
             event: last
                 .map(|last| &last.message.event)
                 .filter(|last| ***last == *event)
