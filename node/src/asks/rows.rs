@@ -208,6 +208,7 @@ mod tests {
             message: Arc::new(Message {
                 seq,
                 timestamp: 1,
+                accepted_at: 0,
                 event: "q\"\\".into(),
                 key: None,
                 data: RawValue::from_string(data.clone()).unwrap(),

@@ -98,6 +98,7 @@ impl Room {
             message: Arc::new(Message {
                 seq,
                 timestamp: at,
+                accepted_at: 0,
                 event: "q".into(),
                 key: None,
                 data: RawValue::from_string(data.into()).unwrap(),
