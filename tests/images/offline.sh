@@ -2,7 +2,7 @@
 # THE OFFLINE WAY. Where images can be pulled, nobody needs this: `docker compose up` is all.
 #
 # Makes local images under the names that Dockerfile and docker-compose.yml use, from Debian's packages and this
-# machine's Rust, for machines that reach Debian's and crates.io's packages but no image registry. The two files are used
+# machine's Rust, for machines that reach Debian's and Rust's packages but no image registry. The two files are used
 # as they are; tests/images/docker-compose.offline.yml leaves out what Debian does not have (Grafana, TDengine, the
 # OpenTelemetry collector).
 #
