@@ -73,7 +73,9 @@ impl RedisBroker {
         what: &str,
         number: u64,
         epoch: &str,
+        most: usize,
     ) -> Result<Page, BrokerError> {
+        let most = most.clamp(1, PAGE);
         let ttl = self.classes.of(room).history_ttl_s * 1_000;
         let place = room_key(room.as_str(), ":log");
         let answer: RedisResult<(String, u64, u64, u64, Vec<Value>)> = self
@@ -85,25 +87,30 @@ impl RedisBroker {
             .arg(what)
             .arg(number)
             .arg(epoch)
-            .arg(PAGE)
+            .arg(most)
             .invoke_async(connection)
             .await;
         let (epoch, seq, began_at, now, entries) =
             answer.map_err(|error| self.commands.failed(&place, &error))?;
-        let full = entries.len() >= PAGE;
+        let full = entries.len() >= most;
         let newest_first = what == "last";
         let mut messages = Vec::with_capacity(entries.len());
+        let mut last = None;
         for entry in &entries {
             match wire::entry(entry) {
-                Ok((appended, _)) if appended + ttl < now => {}
-                Ok((_, message)) => messages.push(message),
+                Ok((appended, message)) => {
+                    last = Some(message.seq);
+                    if appended + ttl >= now {
+                        messages.push(message);
+                    }
+                }
                 Err(problem) => self.health.found_garbage(&place, &problem),
             }
         }
         if newest_first {
             messages.reverse();
         }
-        Ok(Page { position: Position { epoch: Epoch::new(&epoch), seq }, began_at, messages, full })
+        Ok(Page { position: Position { epoch: Epoch::new(&epoch), seq }, began_at, messages, last, full })
     }
 
     /// Everything after a sequence number up to where the log stands; `epoch` is empty for any.
@@ -115,15 +122,16 @@ impl RedisBroker {
         epoch: &str,
         limit: usize,
     ) -> Result<Page, BrokerError> {
-        let mut page = self.page(connection, room, "after", seq, epoch).await?;
+        let mut page = self.page(connection, room, "after", seq, epoch, limit).await?;
         while page.full && page.messages.len() < limit {
-            let Some(last) = page.messages.last().map(|message| message.seq) else { break };
-            let more = self.page(connection, room, "after", last, page.position.epoch.as_str()).await?;
+            let Some(last) = page.last else { break };
+            let (epoch, most) = (page.position.epoch.as_str(), limit - page.messages.len());
+            let more = self.page(connection, room, "after", last, epoch, most).await?;
             if more.position.epoch != page.position.epoch {
                 return Err(BrokerError::Unavailable("the log's life ended while it was read".into()));
             }
             page.position = more.position;
-            page.full = more.full;
+            (page.last, page.full) = (more.last, more.full);
             page.messages.extend(more.messages);
         }
         Ok(page)
@@ -135,6 +143,8 @@ struct Page {
     position: Position,
     began_at: u64,
     messages: Vec<Message>,
+    /// Of the entry that was read last, also where its time is over.
+    last: Option<u64>,
     full: bool,
 }
 
@@ -202,12 +212,12 @@ impl Broker for RedisBroker {
         let connection = &mut self.commands.get()?;
         Ok(match replay {
             Replay::Nothing => {
-                let page = self.page(connection, room, "none", 0, "").await?;
+                let page = self.page(connection, room, "none", 0, "", PAGE).await?;
                 let seq = page.position.seq;
                 page.history(seq, 0, true)
             }
             Replay::Last(count) => {
-                let page = self.page(connection, room, "last", count as u64, "").await?;
+                let page = self.page(connection, room, "last", count as u64, "", PAGE).await?;
                 let after = page.position.seq.saturating_sub(count as u64);
                 page.history(after, count, true)
             }

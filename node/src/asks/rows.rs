@@ -236,10 +236,9 @@ mod tests {
             } else {
                 assert!((270..280).contains(&seqs.len()), "{}", seqs.len());
             }
-            if start.is_none() {
-                assert_eq!(seqs.last(), Some(&400), "the newest");
-            } else {
-                assert_eq!(rows[0]["timestamp"], start.unwrap(), "on from there");
+            match start {
+                None => assert_eq!(seqs.last(), Some(&400), "the newest"),
+                Some(start) => assert_eq!(rows[0]["timestamp"], start, "on from there"),
             }
             let expected = json!(["e\"1", "q\"\\", 1.5, null]);
             assert_eq!(
