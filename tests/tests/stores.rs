@@ -14,6 +14,8 @@ use tickmesh_tests::{Client, NodeProcess, PostgresServer, RedisServer, Sandbox, 
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+/// Each of these tests loads the machine: they take turns.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// A log that remembers longer than anything here lasts.
 const LONG: &str = r#"[{prefix = "market_", history_size = 300000}]"#;
 
@@ -121,6 +123,7 @@ async fn keeper(nodes: &[NodeProcess]) -> usize {
 /// every other round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backfill_is_joined_to_the_stream_whoever_records() {
+    let _alone = ALONE.lock().await;
     let (rounds, clients) = (size("TICKMESH_TEST_ROUNDS", 4), size("TICKMESH_TEST_SUBSCRIBERS", 50));
     let seed = rand::random::<u64>();
     println!("seed {seed}");
@@ -203,6 +206,7 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
 /// `TICKMESH_TEST_SECONDS` (3) that each store is away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
+    let _alone = ALONE.lock().await;
     let away = Duration::from_secs(size("TICKMESH_TEST_SECONDS", 3) as u64);
     let redis = RedisServer::start();
     let mut postgres = PostgresServer::start();
@@ -357,6 +361,7 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
 /// `TICKMESH_TEST_KILLS` (2).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alerts_fire_once_whoever_looks_at_them() {
+    let _alone = ALONE.lock().await;
     let redis = RedisServer::start();
     let postgres = PostgresServer::start();
     let stub = TaosStub::start().await;
@@ -432,6 +437,7 @@ async fn alerts_fire_once_whoever_looks_at_them() {
 /// is not done again, and nothing is left out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_life_of_the_log_is_taken_up_where_the_last_one_ended() {
+    let _alone = ALONE.lock().await;
     let mut redis = RedisServer::append_only();
     let postgres = PostgresServer::start();
     let stub = TaosStub::start().await;

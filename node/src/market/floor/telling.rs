@@ -120,7 +120,9 @@ impl Floor {
             });
         }
         let hits = &mut self.hits;
-        if !hits.keeping_states && !hits.states.is_empty() {
+        // Where an alert stands says that what came before is done with: so only once all hits before it are kept.
+        let all_kept = !hits.firing && hits.fired.is_empty();
+        if all_kept && !hits.keeping_states && !hits.states.is_empty() {
             hits.keeping_states = true;
             let states: Vec<_> = std::mem::take(&mut hits.states).into_iter().collect();
             let users = users.clone();
