@@ -76,8 +76,8 @@ done
 
 say "the demo quotes are on the page"
 curl -sSf "$at/" | grep -q app.js
-seq() { curl -sSf "$at/api/v1/rooms/market_EURUSD" | sed -E 's/.*"seq":([0-9]+).*/\1/'; }
-before=$(seq) && sleep 5 && after=$(seq)
+position() { curl -sSf "$at/api/v1/rooms/market_EURUSD" | sed -E 's/.*"seq":([0-9]+).*/\1/'; }
+before=$(position) && sleep 5 && after=$(position)
 echo "market_EURUSD: seq $before, five seconds later $after"
 [ "$after" -gt "$before" ] || fail "they do not move"
 
