@@ -118,6 +118,8 @@ pub struct Session {
     half: Option<Bytes>,
     /// Rooms that could not be caught up with, by the time of the next attempt.
     retries: Vec<(u64, RoomName, Position)>,
+    /// It came from another node, and the gateway does not know yet that all of it goes on here.
+    arriving: bool,
 }
 
 /// How a session ends.
@@ -189,6 +191,7 @@ impl Session {
             face: None,
             half: None,
             retries: Vec::new(),
+            arriving: false,
             policy,
         }
     }
@@ -299,6 +302,7 @@ impl Session {
         }
         self.number = None;
         self.answer = Answer::default();
+        self.tell_arrival();
     }
 
     /// Does what time alone calls for: pings, and the ends of dead and expired connections.

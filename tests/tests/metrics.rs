@@ -381,6 +381,9 @@ async fn a_gateway_tells_how_long_its_clients_waited_for_another_node() {
     first.ended().await;
     becomes(gateway.address(), "tickmesh_gateway_pause_seconds_count{cause=\"move\"}", 1.0).await;
     assert_eq!(figure(gateway.address(), "tickmesh_gateway_nodes_lost_total").await, 0.0);
+    // Nothing was published: the gateway hears from the node itself that the session goes on there.
+    let waited = figure(gateway.address(), "tickmesh_gateway_pause_seconds_sum{cause=\"move\"}").await;
+    assert!(waited < 10.0, "{waited}");
     becomes(second.address(), "tickmesh_subscriptions", 1.0).await;
     // It is killed: another takes over.
     let third = NodeProcess::start("n3", &redis.url(), &[]);
@@ -392,6 +395,6 @@ async fn a_gateway_tells_how_long_its_clients_waited_for_another_node() {
     becomes(gateway.address(), "tickmesh_gateway_nodes_lost_total", 1.0).await;
     becomes(gateway.address(), "tickmesh_gateway_nodes", 1.0).await;
     let waited = figure(gateway.address(), "tickmesh_gateway_pause_seconds_sum{cause=\"takeover\"}").await;
-    assert!(waited > 0.0 && waited < 30.0, "{waited}");
+    assert!(waited > 0.0 && waited < 20.0, "{waited}");
     client.request("echo", json!("still there")).await;
 }

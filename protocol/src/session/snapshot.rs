@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoding;
 use crate::identity::Identity;
 use crate::link::SlotPosition;
 use crate::message::{Delivery, Fields};
+use crate::outbox::Kind;
 use crate::position::Position;
 use crate::room::RoomName;
 
@@ -93,7 +95,19 @@ impl Session {
         for held in subscriptions {
             session.follow(held);
         }
+        session.arriving = linked;
+        session.tell_arrival();
         session
+    }
+
+    /// Tells the gateway, once, when all subscriptions go on here. It hears nothing else of a session in which nothing happens,
+    /// and could not tell how long that was without a node.
+    pub(super) fn tell_arrival(&mut self) {
+        if self.arriving && self.ending.is_none() && !self.subscriptions.values().any(Subscription::is_gated)
+        {
+            self.arriving = false;
+            self.push(Bytes::new(), Kind::Answer, None, None);
+        }
     }
 
     /// Goes on with a subscription: asks for what came after its position.

@@ -116,6 +116,11 @@ impl Subscription {
         }
     }
 
+    /// Its history is being read.
+    pub(super) fn is_gated(&self) -> bool {
+        matches!(self.state, State::Gated { .. })
+    }
+
     pub(super) fn slot(&self) -> u32 {
         self.slot
     }

@@ -67,6 +67,26 @@ fn towards_a_gateway_the_frames_are_measured_and_the_record_s_head_is_not() {
 }
 
 #[test]
+fn a_gateway_hears_when_all_of_a_session_goes_on_though_nothing_happens_in_it() {
+    let mut client = Client::new();
+    let ticket = client.subscribe("");
+    client.reply(ticket, history("x", 1..=2, true));
+    client.read();
+    let snapshot = client.session.snapshot();
+    let policy = client.session.policy.clone();
+    client.session = Session::restore(T0, policy.clone(), snapshot.clone(), true);
+    assert_eq!(marks(&mut client).len(), 0, "its room is being read");
+    let (ticket, _) = client.session.poll_command().unwrap();
+    client.reply(ticket, history("x", 3..=2, true));
+    assert_eq!(marks(&mut client).len(), 1, "a record without frames");
+    // One that follows nothing is there at once.
+    let idle = Snapshot { subscriptions: Vec::new(), ..snapshot };
+    client.session = Session::restore(T0, policy, idle, true);
+    assert_eq!(marks(&mut client).len(), 1);
+    assert_eq!(marks(&mut client).len(), 0, "told once");
+}
+
+#[test]
 fn recoveries_errors_and_resyncs_are_told_once() {
     for complete in [true, false] {
         let mut client = Client::new();
