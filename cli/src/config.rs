@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use tickmesh_cluster::config::{Config, Sources};
-use tracing_subscriber::EnvFilter;
 
 use crate::args::ConfigCommand;
 
@@ -29,9 +28,8 @@ pub(crate) fn load(
     let sources = Sources { file: file.map(Path::to_owned), env, flags };
     let config = Config::load(defaults, &sources)
         .map_err(|errors| Unusable(format!("the configuration cannot be used:\n{errors}")))?;
-    EnvFilter::try_new(&config.log.level).map_err(|error| {
-        Unusable(format!("log.level = \"{}\": expected a filter such as \"info\": {error}", config.log.level))
-    })?;
+    tickmesh_telemetry::log::check(&config.log.level)
+        .map_err(|error| Unusable(format!("log.level = \"{}\": {error}", config.log.level)))?;
     Ok(config)
 }
 

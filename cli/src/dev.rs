@@ -16,7 +16,11 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         ("--listen", "node.listen", args.listen.map(|address| address.to_string())),
         ("--broker", "broker.url", args.broker.clone()),
     ];
-    let mut config = config::load(&Config::dev_defaults(), args.config.as_deref(), flags)?;
+    let load = {
+        let file = args.config.clone();
+        move || config::load(&Config::dev_defaults(), file.as_deref(), flags.clone())
+    };
+    let mut config = load()?;
     if config.cluster.secret.expose().is_empty() {
         // Gateway and nodes are one process: nobody else has to know it.
         config.cluster.secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
@@ -24,9 +28,10 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     // They are reached within this process, whatever is configured for others.
     config.cluster.tls_ca = None;
     let config = &config;
-    serve::prepare(config)?;
-    actix_rt::System::new().block_on(async {
+    let telemetry = serve::prepare(config, "tickmesh", "dev")?;
+    let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
+        serve::reload_on_hangup(load)?;
         let cluster = serve::cluster(config);
         // On Redis there may be others.
         let name = match cluster {
@@ -59,7 +64,9 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             node.stop().await;
         }
         Ok(())
-    })
+    });
+    telemetry.finish();
+    served
 }
 
 /// The configuration of a node behind the gateway: on any port of this machine.

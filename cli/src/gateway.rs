@@ -9,16 +9,21 @@ use crate::{config, page, serve};
 /// Serves until a signal, then sends its clients away.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let server = &args.server;
-    let config = config::load(&Config::node_defaults(), server.config.as_deref(), server.flags())?;
+    let load = {
+        let (file, flags) = (server.config.clone(), server.flags());
+        move || config::load(&Config::node_defaults(), file.as_deref(), flags.clone())
+    };
+    let config = load()?;
     if config.broker.url.redis().is_none() {
         let problem =
             "a gateway and its nodes are several processes: set broker.url to a Redis that they share";
         return Err(config::Unusable(problem.into()).into());
     }
-    serve::prepare(&config)?;
-    actix_rt::System::new().block_on(async {
+    let id = serve::id(&config, "gateway");
+    let telemetry = serve::prepare(&config, "tickmesh-gateway", &id)?;
+    let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        let id = serve::id(&config, "gateway");
+        serve::reload_on_hangup(load)?;
         let routes = if args.page { page::routes } else { |_: &mut _| {} };
         let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), routes)?;
         gateway.joined(serve::PATIENCE).await;
@@ -26,5 +31,7 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
         stop.wait().await;
         gateway.stop().await;
         Ok(())
-    })
+    });
+    telemetry.finish();
+    served
 }

@@ -9,14 +9,19 @@ use crate::{config, serve};
 /// Serves until a signal, then drains.
 pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let server = &args.server;
-    let mut config = config::load(&Config::node_defaults(), server.config.as_deref(), server.flags())?;
+    let load = {
+        let (file, flags) = (server.config.clone(), server.flags());
+        move || config::load(&Config::node_defaults(), file.as_deref(), flags.clone())
+    };
+    let mut config = load()?;
     if args.conformance == Some(Conformance::Socketio) {
         conform(&mut config);
     }
-    serve::prepare(&config)?;
-    actix_rt::System::new().block_on(async {
+    let id = serve::id(&config, "node");
+    let telemetry = serve::prepare(&config, "tickmesh-node", &id)?;
+    let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        let id = serve::id(&config, "node");
+        serve::reload_on_hangup(load)?;
         let stores = serve::stores(&config, &id)?;
         let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), stores, |_| {})?;
         node.joined(serve::PATIENCE).await;
@@ -24,7 +29,9 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         stop.wait().await;
         node.stop().await;
         Ok(())
-    })
+    });
+    telemetry.finish();
+    served
 }
 
 /// What the Engine.IO v4 and Socket.IO v5 protocol documents say of their test servers.

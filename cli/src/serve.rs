@@ -1,38 +1,48 @@
 //! What `dev` and `node` share: logging, the cluster that the configuration names, and the signals.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tickmesh_cluster::broker::memory::MemoryCluster;
-use tickmesh_cluster::config::{Config, LogFormat};
+use tickmesh_cluster::config::Config;
 use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::clock;
 use tickmesh_protocol::room::Classes;
 use tickmesh_store::Stores;
+use tickmesh_telemetry::{InitError, Telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::Unusable;
 
 /// How long a process waits for its cluster before it says where it listens.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a process does before it serves: logging to standard error, and as many open files as it may have.
-pub(crate) fn prepare(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log.level)?;
-    let colours = std::io::stderr().is_terminal();
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    match config.log.format {
-        LogFormat::Json => subscriber.json().init(),
-        LogFormat::Text => subscriber.init(),
-    }
+/// What a process does before it serves: logs, traces, and as many open files as it may have.
+pub(crate) fn prepare(config: &Config, service: &'static str, id: &str) -> anyhow::Result<Telemetry> {
+    let telemetry = tickmesh_telemetry::init(config, service, id).map_err(|error| match error {
+        InitError::Twice => anyhow::Error::new(error),
+        InitError::Level(_) | InitError::Otlp { .. } => Unusable(error.to_string()).into(),
+    })?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     raise_open_files(config);
+    Ok(telemetry)
+}
+
+/// On SIGHUP, takes `log.level` from the configuration as it is then.
+pub(crate) fn reload_on_hangup(load: impl Fn() -> anyhow::Result<Config> + 'static) -> std::io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    actix_rt::spawn(async move {
+        while hangups.recv().await.is_some() {
+            let changed =
+                load().and_then(|config| Ok(tickmesh_telemetry::log::set_level(&config.log.level)?));
+            if let Err(error) = changed {
+                tracing::error!("the configuration was not read again: {error:#}");
+            }
+        }
+    });
     Ok(())
 }
 

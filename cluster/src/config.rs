@@ -296,8 +296,19 @@ pub enum LogFormat {
 /// `[otlp]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OtlpConfig {
-    /// Not used yet.
+    /// A collector's URL for OTLP over HTTP; empty for none.
     pub endpoint: String,
+    /// Part of the requests that are traced where they do not say themselves, 0 to 1.
+    pub sample: f64,
+    /// A request's own `traceparent` decides.
+    pub follow_parent: bool,
+    /// Milliseconds after which the collector has failed.
+    pub timeout_ms: u64,
+    /// Spans that may wait for it.
+    pub queue: usize,
+    /// Certificates of those who sign the collector's, in PEM; none for the public ones.
+    #[serde(with = "optional_path")]
+    pub tls_ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -388,7 +399,14 @@ impl Config {
                 daily_days: 36_500,
                 required: false,
             },
-            otlp: OtlpConfig { endpoint: String::new() },
+            otlp: OtlpConfig {
+                endpoint: String::new(),
+                sample: 0.01,
+                follow_parent: true,
+                timeout_ms: 5_000,
+                queue: 4_096,
+                tls_ca: None,
+            },
             kubernetes: KubernetesConfig::default(),
         }
     }
@@ -415,7 +433,10 @@ impl Config {
             (nobody, "nobody can connect: auth.anonymous is \"none\", and no auth.jwt_secret, auth.jwt_key_file or \
                       auth.api_keys is set"),
             (set(&auth.jwt_secret) && secret.len() < 16, "auth.jwt_secret is shorter than 16 bytes: it can be guessed"),
-            (!self.otlp.endpoint.is_empty(), "otlp.endpoint is set, but this version exports no traces"),
+            (
+                self.otlp.endpoint.contains(":4317"),
+                "otlp.endpoint has port 4317, usually that of OTLP over gRPC: traces go over HTTP, usually to port 4318",
+            ),
             (
                 set(&self.cluster.secret) && self.cluster.secret.expose().len() < 16,
                 "cluster.secret is shorter than 16 bytes: it can be guessed",

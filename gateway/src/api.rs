@@ -1,15 +1,21 @@
 //! What the gateway answers itself, and what it hands to a node.
 
+mod log;
+
 use std::time::Duration;
 
-use actix_web::http::header::{self, AUTHORIZATION, CONTENT_TYPE, X_FORWARDED_FOR};
+use actix_web::http::Method;
+use actix_web::http::header::{self, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, X_FORWARDED_FOR};
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use tickmesh_cluster::members::LeaseState;
 use tickmesh_edge::metrics::Standing;
+use tickmesh_protocol::trace::TraceContext;
+use tickmesh_telemetry::trace::{self, Active};
 
 use crate::dial::Dialer;
+use crate::nodes::Node;
 use crate::server::Shared;
 
 /// Longest wait for a node's answer.
@@ -18,6 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) const MAX_FORWARDED: usize = 100;
 /// Largest answer that is handed on.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// What nodes serve under `/api/v1`, as far as it names spans.
+const RESOURCES: [&str; 9] =
+    ["publish", "rooms", "users", "sessions", "nodes", "market", "watchlist", "alerts", "cluster"];
+/// Of W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The routes.
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
@@ -27,6 +39,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/readyz", web::get().to(readyz))
         .route("/readyz", web::head().to(readyz))
         .route("/metrics", web::get().to(metrics))
+        .route("/api/v1/log", web::get().to(log::level))
+        .route("/api/v1/log", web::put().to(log::set_level))
         .service(web::scope("/api").default_service(web::to(forward)));
 }
 
@@ -82,24 +96,14 @@ async fn forward(
     request: HttpRequest,
     body: Bytes,
 ) -> HttpResponse {
-    let unavailable = |text: &str| {
-        HttpResponse::ServiceUnavailable()
-            .json(json!({ "error_code": "SERVICE_UNAVAILABLE", "error_message": text }))
-    };
-    let Some(node) = gateway.nodes.any() else { return unavailable("there is no node") };
-    let scheme = if gateway.nodes.dialer().tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}{}", node.address, request.uri());
-    let mut forwarded = client.request(request.method().clone(), url).timeout(PATIENCE).no_decompress();
-    for name in [AUTHORIZATION, CONTENT_TYPE] {
-        if let Some(value) = request.headers().get(&name) {
-            forwarded = forwarded.insert_header((name, value.clone()));
-        }
+    let span = begin(&gateway, &request);
+    let Some(node) = gateway.nodes.any() else { return end(span, unavailable("there is no node")) };
+    let path = request.uri().to_string();
+    let mut forwarded = ask(&gateway, &client, &node, request.method().clone(), &path, &request);
+    if let Some(parent) = parent(span.as_ref(), &request) {
+        forwarded = forwarded.insert_header((TRACEPARENT, parent));
     }
-    if let Some(peer) = request.peer_addr() {
-        let client = gateway.proxies.client(peer, request.headers());
-        forwarded = forwarded.insert_header((X_FORWARDED_FOR, client.ip().to_string()));
-    }
-    match forwarded.send_body(body).await {
+    let answer = match forwarded.send_body(body).await {
         Ok(mut answer) => {
             let mut response = HttpResponse::build(answer.status());
             for name in [CONTENT_TYPE, header::WWW_AUTHENTICATE, header::RETRY_AFTER] {
@@ -116,5 +120,75 @@ async fn forward(
             tracing::debug!(node = node.id, %error, "a request was not answered");
             unavailable("the node did not answer; whether it did what was asked is not known")
         }
+    };
+    end(span, answer)
+}
+
+fn unavailable(text: &str) -> HttpResponse {
+    HttpResponse::ServiceUnavailable()
+        .json(json!({ "error_code": "SERVICE_UNAVAILABLE", "error_message": text }))
+}
+
+/// A request to a node in the name of a client.
+fn ask(
+    gateway: &Shared,
+    client: &awc::Client,
+    node: &Node,
+    method: Method,
+    path: &str,
+    request: &HttpRequest,
+) -> awc::ClientRequest {
+    let scheme = if gateway.nodes.dialer().tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}{path}", node.address);
+    let mut asked = client.request(method, url).timeout(PATIENCE).no_decompress();
+    for name in [AUTHORIZATION, CONTENT_TYPE, TRACESTATE] {
+        if let Some(value) = request.headers().get(&name) {
+            asked = asked.insert_header((name, value.clone()));
+        }
     }
+    if let Some(peer) = request.peer_addr() {
+        let client = gateway.proxies.client(peer, request.headers());
+        asked = asked.insert_header((X_FORWARDED_FOR, client.ip().to_string()));
+    }
+    asked
+}
+
+/// The span of a request that is handed on, if it is sampled.
+fn begin(gateway: &Shared, request: &HttpRequest) -> Option<Active> {
+    if !trace::enabled() {
+        return None;
+    }
+    let asked = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let method = trace::method(request.method().as_str());
+    // Which route it is only the node knows; the rest of the path may name anything.
+    let name = || match request.path().strip_prefix("/api/v1/").and_then(|rest| rest.split('/').next()) {
+        Some(resource) if RESOURCES.contains(&resource) => format!("{method} /api/v1/{resource}"),
+        _ => format!("{method} /api"),
+    };
+    let span = trace::request(asked.and_then(TraceContext::parse), name)?;
+    span.set("tickmesh.gateway", gateway.id.clone());
+    span.set("http.request.method", method);
+    Some(span)
+}
+
+fn end(span: Option<Active>, answer: HttpResponse) -> HttpResponse {
+    if let Some(span) = span {
+        span.set("http.response.status_code", i64::from(answer.status().as_u16()));
+        if answer.status().is_server_error() {
+            span.fail(answer.status().to_string());
+        }
+    }
+    answer
+}
+
+/// What the node is told of the trace: the place of this span, or else what the client said; and if it said nothing, that it
+/// was decided against, so that the node does not decide again.
+fn parent(span: Option<&Active>, request: &HttpRequest) -> Option<HeaderValue> {
+    let made = match (span, request.headers().get(TRACEPARENT)) {
+        (Some(span), _) => span.context(),
+        (None, Some(given)) => return Some(given.clone()),
+        (None, None) if trace::enabled() => trace::unsampled(),
+        (None, None) => return None,
+    };
+    HeaderValue::try_from(made.to_string()).ok()
 }

@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::redis::Health;
 use tickmesh_edge::limits::{Connections, Refusal};
 use tickmesh_edge::metrics::{self, ByWay, Count, Figures, Requests};
+use tickmesh_telemetry::metrics::Traces;
 
 use crate::nodes::{Nodes, State};
 
@@ -137,6 +138,7 @@ impl Metrics {
         redis: Option<Arc<Health>>,
     ) -> Registry {
         metrics::registry("gateway", redis, self.requests.clone(), |r| {
+            r.register_collector(Box::new(Traces));
             let r = r.sub_registry_with_prefix("gateway");
             let text = "Connections not taken, and clients without a node, by cause";
             r.register("connections_refused", text, self.refused.clone());

@@ -64,6 +64,8 @@ pub type Routes = fn(&mut web::ServiceConfig);
 
 /// What is one per gateway.
 pub(crate) struct Shared {
+    /// Its name in the cluster.
+    pub(crate) id: String,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) roster: Roster,
     pub(crate) connections: Arc<Connections>,
@@ -196,6 +198,7 @@ impl Gateway {
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
+            id: id.to_owned(),
             registry: metrics.registry(nodes.clone(), connections.clone(), health),
             nodes,
             roster,

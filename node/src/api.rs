@@ -4,6 +4,7 @@
 
 mod cluster;
 mod credentials;
+mod log;
 mod market;
 mod publish;
 mod rooms;
@@ -68,6 +69,9 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/keys", web::post().to(credentials::create_key))
                 .route("/keys/{id}", web::delete().to(credentials::revoke_key))
                 .route("/tokens/revoke", web::post().to(credentials::revoke_token))
+                .route("/me", web::get().to(credentials::me))
+                .route("/log", web::get().to(log::level))
+                .route("/log", web::put().to(log::set_level))
                 .route("/audit", web::get().to(credentials::audit))
                 .route("/stats", web::get().to(status::stats)),
         );

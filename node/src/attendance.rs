@@ -177,6 +177,7 @@ impl Task {
                 message_id: None,
                 key: Some(attendee.session_id.into()),
                 timestamp: Some(timestamp),
+                trace: None,
             })
         };
         let messages: Vec<_> = attendees.into_iter().filter_map(message).collect();

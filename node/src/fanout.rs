@@ -26,6 +26,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::clock;
 use crate::hub::HubSender;
 use crate::metrics::Metrics;
+use crate::trace;
 
 /// Events taken at a time.
 const DRAIN: usize = 1_024;
@@ -133,6 +134,7 @@ pub(crate) fn start(
     hubs: Vec<HubSender>,
     tap: Option<Tap>,
     metrics: Arc<Metrics>,
+    node: Arc<str>,
 ) -> FanoutHandle {
     let (control, commands) = mpsc::channel(CONTROL);
     let fanout = Fanout {
@@ -140,6 +142,7 @@ pub(crate) fn start(
         hubs,
         tap,
         metrics,
+        node,
         rooms: FxHashMap::default(),
         reads: JoinSet::new(),
         places: Arc::new(Semaphore::new(READS)),
@@ -154,6 +157,8 @@ struct Fanout {
     hubs: Vec<HubSender>,
     tap: Option<Tap>,
     metrics: Arc<Metrics>,
+    /// Name of the node.
+    node: Arc<str>,
     rooms: FxHashMap<RoomName, Room>,
     /// Calls to the broker that are under way.
     reads: JoinSet<(RoomName, Read)>,
@@ -454,11 +459,23 @@ impl Fanout {
     ) {
         self.metrics.fanned_out(room, &messages);
         let (now, micros) = clock::precise();
-        let batch = Arc::new(Batch::handed(room.clone(), start, messages, now.utc, micros));
+        let clients = hubs.iter().any(|(hub, _)| *hub != TAP);
+        let witness = clients.then(|| trace::delivery(&self.node, room, &messages)).flatten();
+        let batch = Batch::handed(room.clone(), start, messages, now.utc, micros);
+        let (batch, for_tap) = match witness {
+            None => (Arc::new(batch), None),
+            Some(witness) => {
+                // What is written to clients is watched, and not how long it is recorded.
+                let messages = batch.messages().iter().map(|message| message.shared().clone()).collect();
+                let start = batch.start().clone();
+                let for_tap = Batch::handed(room.clone(), start, messages, now.utc, micros);
+                (Arc::new(batch.witnessed(witness)), Some(Arc::new(for_tap)))
+            }
+        };
         for (hub, _) in hubs {
             match (self.hubs.get(*hub), &self.tap) {
                 (Some(hub), _) => hub.batch(batch.clone()).await,
-                (None, Some(tap)) => tap.offer(&batch),
+                (None, Some(tap)) => tap.offer(for_tap.as_ref().unwrap_or(&batch)),
                 (None, None) => {}
             }
         }

@@ -9,6 +9,7 @@
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * `market`: recorded rooms: ticks, bars, alerts · `stitch`: rows of the store joined to a log · `asks`: what is asked of
 //!   the stores · `reads`: the thread on which large answers are made · `audit`: sessions that came and went · `keys`: API keys and revocations
+//! * `trace`: what shows in traces
 //! * [`api`]: the HTTP API · [`metrics`], [`clock`]
 
 pub mod api;
@@ -30,6 +31,7 @@ pub mod server;
 pub mod session;
 mod socketio;
 mod stitch;
+mod trace;
 mod upgrade;
 mod worker;
 

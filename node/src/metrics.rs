@@ -26,6 +26,7 @@ use tickmesh_protocol::message::Message;
 use tickmesh_protocol::room::{Classes, RoomName};
 use tickmesh_protocol::session::Session;
 use tickmesh_store::Stores;
+use tickmesh_telemetry::metrics::Traces;
 
 use crate::load::QueueDelay;
 use traffic::{AllTraffic, Traffic};
@@ -238,6 +239,7 @@ impl Metrics {
     pub fn registry(self: &Arc<Self>, sources: Sources) -> Registry {
         let Sources { connections, redis, stores, delay } = sources;
         metrics::registry("node", redis, self.requests.clone(), |r| {
+            r.register_collector(Box::new(Traces));
             let text = "Sessions ended, by close reason or lost connection";
             r.register("sessions_ended", text, self.ended.clone());
             let text = "Connections not taken, and sessions whose credential was refused, by cause";

@@ -191,7 +191,8 @@ impl Node {
         // Without a store there is nothing that the recorded rooms are kept for.
         let records = stores.series.is_some() || stores.users.is_some();
         let (tap, tapped) = fanout::tap(market::TAPPED);
-        let fanout = fanout::start(broker.clone(), events, senders, records.then_some(tap), metrics.clone());
+        let tap = records.then_some(tap);
+        let fanout = fanout::start(broker.clone(), events, senders, tap, metrics.clone(), id.into());
         if records {
             let means = Means { broker, stores, fanout: fanout.clone(), peers, metrics };
             market::start(settings, means, inbox, tapped).map_err(StartError::Thread)?;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tickmesh_protocol::batch::Witness;
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::link::Records;
 use tickmesh_protocol::outbox::Mark;
@@ -45,6 +46,8 @@ pub(crate) struct SessionActor {
     key: Option<MemberKey>,
     remote: SocketAddr,
     effects: Effects,
+    /// Of what was delivered and not written yet, those who want to know.
+    witnesses: Vec<Arc<dyn Witness>>,
     /// What of the session is in the thread's counters.
     counted: Counters,
     /// As what it is counted while it is open.
@@ -107,7 +110,20 @@ impl SessionActor {
         let (effects, counted) = (Effects::default(), Counters::default());
         let way = way(&session, &connection.stream);
         let connection = Some(connection);
-        Self { session, worker, key: None, remote, effects, counted, way, connection, _guard: guard }.start();
+        let witnesses = Vec::new();
+        Self {
+            session,
+            worker,
+            key: None,
+            remote,
+            effects,
+            witnesses,
+            counted,
+            way,
+            connection,
+            _guard: guard,
+        }
+        .start();
     }
 }
 
@@ -207,6 +223,9 @@ impl Handler<Deliver> for SessionActor {
         let now = clock::now();
         for batch in &batches {
             self.session.handle_batch(now, batch);
+            if let Some(witness) = batch.witness() {
+                self.witnesses.push(witness.clone());
+            }
         }
     }
 }

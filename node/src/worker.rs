@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::metrics::traffic::Traffic;
 use crate::peers::{Local, Peers, Question, merged};
 use crate::reads::Reads;
+use crate::trace;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::Auth;
 use tickmesh_edge::held::Lines;
@@ -131,7 +132,7 @@ impl Shared {
     }
 
     /// Publishes and counts.
-    pub(crate) async fn publish(&self, messages: Vec<Publish>) -> Vec<Result<Position, BrokerError>> {
+    pub(crate) async fn publish(&self, mut messages: Vec<Publish>) -> Vec<Result<Position, BrokerError>> {
         let mut recorded: Vec<RoomName> = Vec::new();
         for publish in &messages {
             if recorded.last() != Some(&publish.room)
@@ -142,7 +143,9 @@ impl Shared {
         }
         let classes: Vec<usize> =
             messages.iter().map(|publish| self.metrics.class_of(&publish.room)).collect();
+        let sends = trace::sends(&self.policy.node_id, &mut messages);
         let results = self.broker.publish(messages).await;
+        sends.answered(&results);
         for room in &recorded {
             self.market.published(room);
         }

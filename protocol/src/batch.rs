@@ -15,6 +15,12 @@ use crate::outbox::Mark;
 use crate::position::Position;
 use crate::room::RoomName;
 
+/// Who wants to know when messages are written to clients.
+pub trait Witness: std::fmt::Debug + Send + Sync {
+    /// A session has written what it was given of a batch; `whole` is false where its socket did not take everything.
+    fn written(&self, whole: bool);
+}
+
 /// Messages of a room, in order and without a gap. Without any it only says where the room's log stands, to those who
 /// are elsewhere.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub struct Batch {
     joined: [OnceLock<Bytes>; Encoding::COUNT],
     /// All notifications as one array.
     arrays: [OnceLock<Bytes>; Encoding::COUNT],
+    /// Of the few batches that are watched.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 /// One message and its encodings.
@@ -108,7 +116,20 @@ impl Batch {
             .map(Arc::new)
             .collect();
         let (joined, arrays) = Default::default();
-        Self { room, start, messages, handed_at, joined, arrays }
+        Self { room, start, messages, handed_at, joined, arrays, witness: None }
+    }
+
+    /// The same, watched by somebody.
+    #[must_use]
+    pub fn witnessed(mut self, witness: Arc<dyn Witness>) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    /// Who is to be told when the messages are written.
+    #[must_use]
+    pub fn witness(&self) -> Option<&Arc<dyn Witness>> {
+        self.witness.as_ref()
     }
 
     /// The room of all the messages.

@@ -163,6 +163,7 @@ mod tests {
             event: "e".into(),
             key: Some(key.to_string().into()),
             data: RawValue::from_string(seq.to_string()).unwrap(),
+            trace: None,
         };
         let room = RoomName::new("r").unwrap();
         Batch::new(room, before(message.seq), vec![Arc::new(message)], 0).messages()[0].clone()

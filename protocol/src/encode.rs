@@ -434,7 +434,7 @@ mod tests {
 
     fn message(data: &str) -> Message {
         let data = RawValue::from_string(data.to_owned()).unwrap();
-        Message { seq: 7, timestamp: 5, accepted_at: 0, event: "e\"".into(), key: None, data }
+        Message { seq: 7, timestamp: 5, accepted_at: 0, event: "e\"".into(), key: None, data, trace: None }
     }
 
     fn room() -> RoomName {

@@ -21,3 +21,4 @@ pub mod relay;
 pub mod room;
 pub mod session;
 pub mod socketio;
+pub mod trace;

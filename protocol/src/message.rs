@@ -16,6 +16,7 @@ use crate::error::{ErrorCode, Failure};
 use crate::market::{Backfill, BackfillFields};
 use crate::position::Position;
 use crate::room::RoomName;
+use crate::trace::TraceContext;
 
 /// Longest `request_id`, `event`, `key` and `message_id` in bytes.
 pub const MAX_ID_LEN: usize = 128;
@@ -47,6 +48,9 @@ pub struct Message {
     pub key: Option<Arc<str>>,
     /// Any JSON value, byte for byte as it was published.
     pub data: Box<RawValue>,
+    /// Of which trace it is a part; none for all but the few that are sampled.
+    #[serde(skip)]
+    pub trace: Option<Box<TraceContext>>,
 }
 
 fn is_unknown(time: &u64) -> bool {
@@ -71,6 +75,9 @@ pub struct Publish {
     /// UTC milliseconds.
     #[serde(default)]
     pub timestamp: Option<u64>,
+    /// See [`Message::trace`]. It comes with the request, not from the message's text.
+    #[serde(skip)]
+    pub trace: Option<Box<TraceContext>>,
 }
 
 impl Publish {

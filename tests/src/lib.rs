@@ -1,6 +1,7 @@
 //! What the tests stand on: nodes in this process ([`Sandbox`]), a WebSocket client that checks promise 1 on
 //! everything it receives ([`Client`]), real nodes, a real redis-server and PostgreSQL that may be killed ([`NodeProcess`],
-//! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), what a kubelet does to a pod
+//! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), a collector
+//! of traces ([`Collector`]), what a kubelet does to a pod
 //! ([`Manifest`]), a Prometheus that watches them ([`PrometheusServer`]), a socket for bytes that no client would send
 //! ([`RawClient`]), and a wait for a condition ([`eventually`]).
 //!
@@ -9,6 +10,7 @@
 mod client;
 mod kubelet;
 mod load;
+mod otlp;
 mod postgres_server;
 mod process;
 mod prometheus_server;
@@ -25,6 +27,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 pub use client::{Client, Followed};
 pub use kubelet::{Hook, Manifest, Termination};
 pub use load::{Account, Load, size};
+pub use otlp::{Collector, Manner, Received, attribute};
 pub use postgres_server::PostgresServer;
 pub use process::{NodeProcess, binary};
 pub use prometheus_server::{PrometheusServer, hurried};

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use tempfile::NamedTempFile;
+
 /// A running node or gateway. It is killed when it is dropped.
 pub struct NodeProcess {
     id: String,
     address: SocketAddr,
     child: Child,
+    /// What it writes to standard error, where that is kept.
+    log: Option<NamedTempFile>,
 }
 
 impl NodeProcess {
@@ -29,7 +33,7 @@ impl NodeProcess {
     /// When the binary is not built, or does not start.
     #[must_use]
     pub fn start_at(address: SocketAddr, id: &str, broker: &str) -> Self {
-        Self::run_at(address, &["node"], id, broker, &[])
+        Self::run_at(address, &["node"], id, broker, &[], None)
     }
 
     /// Starts a gateway, in the same way.
@@ -56,7 +60,18 @@ impl NodeProcess {
     /// When the binary is not built, or does not start.
     #[must_use]
     pub fn run(command: &[&str], id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
-        Self::run_at(SocketAddr::from(([127, 0, 0, 1], 0)), command, id, broker, environment)
+        Self::run_at(SocketAddr::from(([127, 0, 0, 1], 0)), command, id, broker, environment, None)
+    }
+
+    /// Starts a node or gateway whose log is kept, see [`log`](Self::log). Further arguments go to the command.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn logged(command: &[&str], id: &str, broker: &str, environment: &[(&str, &str)]) -> Self {
+        let log = NamedTempFile::new().unwrap_or_else(|error| panic!("no file for the log: {error}"));
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::run_at(listen, command, id, broker, environment, Some(log))
     }
 
     fn run_at(
@@ -65,9 +80,13 @@ impl NodeProcess {
         id: &str,
         broker: &str,
         environment: &[(&str, &str)],
+        log: Option<NamedTempFile>,
     ) -> Self {
-        let logs =
-            if std::env::var_os("TICKMESH_TEST_LOGS").is_some() { Stdio::inherit() } else { Stdio::null() };
+        let logs = match &log {
+            Some(log) => log.reopen().map_or_else(|error| panic!("{error}"), Stdio::from),
+            None if std::env::var_os("TICKMESH_TEST_LOGS").is_some() => Stdio::inherit(),
+            None => Stdio::null(),
+        };
         let mut child = Command::new(binary())
             .args(command)
             .args(["--listen", &listen.to_string(), "--id", id, "--broker", broker])
@@ -87,7 +106,14 @@ impl NodeProcess {
         let _ = BufReader::new(output).read_line(&mut line);
         let address = line.trim().split_once("://").and_then(|(_, address)| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("{command:?} says {line:?}"));
-        Self { id: id.to_owned(), address, child }
+        Self { id: id.to_owned(), address, child, log }
+    }
+
+    /// What it has written to its log so far; empty where that is not kept.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let path = self.log.as_ref().map(NamedTempFile::path);
+        path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
     /// Its name in the cluster.

@@ -45,6 +45,7 @@ impl Sink for BrokerSink {
                 message_id: None,
                 key: None,
                 timestamp: None,
+                trace: None,
             })
             .collect();
         if let Some(error) = self.0.publish(messages).await.into_iter().find_map(Result::err) {

@@ -140,6 +140,7 @@ impl Room {
             event: publish.event,
             key: publish.key,
             data: publish.data,
+            trace: publish.trace,
         });
         if self.class.history_size > 0 {
             if self.log.len() >= self.class.history_size {

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tickmesh_protocol::message::{History, Publish, Replay};
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::{Class, Classes, RoomName};
+use tickmesh_protocol::trace::TraceContext;
 use tokio::time::timeout;
 
 use super::{Broker, Event, Events};
@@ -52,6 +53,7 @@ pub fn publish(room: &str, data: &str, message_id: Option<&str>) -> Publish {
         message_id: message_id.map(Into::into),
         key: Some("k".into()),
         timestamp: Some(7),
+        trace: None,
     }
 }
 
@@ -83,6 +85,7 @@ pub async fn run(nodes: &dyn Nodes) {
     concurrent_publishers_make_one_order(nodes).await;
     no_hole_between_history_and_live(nodes).await;
     what_does_not_fit_is_told(nodes).await;
+    a_trace_goes_with_its_message(nodes).await;
 }
 
 async fn sequence_and_content(nodes: &dyn Nodes) {
@@ -270,6 +273,34 @@ async fn what_does_not_fit_is_told(nodes: &dyn Nodes) {
     assert!(events.dropped() > 0);
     let history = read(&*reader, "flood", Replay::Last(1_000)).await;
     assert_eq!(seqs(&history), (1..=200).collect::<Vec<_>>(), "and can be repaired");
+}
+
+async fn a_trace_goes_with_its_message(nodes: &dyn Nodes) {
+    let (writer, _writer_events) = nodes.node(100).await;
+    let (reader, mut events) = nodes.node(100).await;
+    reader.subscribe(&name("traced")).await.expect("subscribed");
+    let trace = TraceContext { trace_id: 1 << 127 | 5, parent_id: 9, sampled: Some(true) };
+    let traced = Publish { trace: Some(Box::new(trace)), ..publish("traced", "1", None) };
+    let batch = vec![publish("traced", "0", None), traced];
+    writer.publish(batch).await.into_iter().for_each(|answer| assert!(answer.is_ok()));
+    let mut seen = Vec::new();
+    timeout(DEADLINE, async {
+        while seen.len() < 2 {
+            let mut buffer = Vec::new();
+            assert!(events.receive(&mut buffer, 100).await);
+            seen.extend(buffer.into_iter().filter_map(|event| match event {
+                Event::Message { message, .. } => Some(message),
+                Event::Missed => None,
+            }));
+        }
+    })
+    .await
+    .expect("live messages come");
+    let kept = read(&*reader, "traced", Replay::Last(2)).await.messages;
+    for messages in [seen, kept] {
+        let traces: Vec<_> = messages.iter().map(|message| message.trace.as_deref().copied()).collect();
+        assert_eq!(traces, [None, Some(trace)]);
+    }
 }
 
 /// The live messages of a room up to a sequence number.

@@ -193,7 +193,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "log.level",
         Kind::Text,
-        "A filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\".",
+        "A filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\". Read again on SIGHUP. Below\n\
+         info there are only this program's own lines: those of libraries may hold what clients sent.",
     ),
     key(
         "market.prefix",
@@ -288,7 +289,38 @@ pub(super) const KEYS: &[Key] = &[
     key("tdengine.minute_days", Kind::Int(1, 36_500), "Days that bars of less than a day are kept."),
     key("tdengine.daily_days", Kind::Int(1, 36_500), "Days that bars of a day are kept."),
     key("tdengine.required", Kind::Bool, "Whether a node is not ready for clients while TDengine is away."),
-    key("otlp.endpoint", Kind::Url(&["http", "https"]), "Where traces go. Not used by this version."),
+    key(
+        "otlp.endpoint",
+        Kind::Url(&["http", "https"]),
+        "Where traces go: a collector's address for OTLP over HTTP, such as http://collector:4318; /v1/traces is added unless it\n\
+         is there. Empty: nowhere.",
+    ),
+    key(
+        "otlp.sample",
+        Kind::Ratio,
+        "Part of the requests that are traced, where they do not say themselves: 0.01 is one of a hundred.",
+    ),
+    key(
+        "otlp.follow_parent",
+        Kind::Bool,
+        "Whether a request with a traceparent is traced if, and only if, that says so; otherwise otlp.sample decides by its\n\
+         trace id. The same for all processes of a cluster.",
+    ),
+    key(
+        "otlp.timeout_ms",
+        Kind::Int(10, 60_000),
+        "Milliseconds after which the collector has failed to take what it was sent; also what a stop waits for it, at most.",
+    ),
+    key(
+        "otlp.queue",
+        Kind::Int(16, 1_000_000),
+        "Spans that may wait for the collector; what is beyond is dropped and counted.",
+    ),
+    key(
+        "otlp.tls_ca",
+        Kind::Path,
+        "Certificates in PEM of those who sign the collector's; empty for the public ones.",
+    ),
     key(
         "kubernetes.pod_deletion_cost_ms",
         Kind::Int(0, 3_600_000),

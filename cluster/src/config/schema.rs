@@ -25,6 +25,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     /// An integer in this range.
     Int(i64, i64),
+    /// A number from 0 to 1.
+    Ratio,
     /// true or false.
     Bool,
     /// One of these words.
@@ -104,6 +106,7 @@ impl Kind {
     pub(super) fn parse(self, text: &str) -> Value {
         match self {
             Self::Bool => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Boolean),
+            Self::Ratio => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Float),
             Self::Int(..) => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Integer),
             Self::Origins | Self::Networks if !text.trim_start().starts_with('[') => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -125,6 +128,7 @@ impl Kind {
         let text = value.as_str();
         let good = match self {
             Self::Bool => value.is_bool(),
+            Self::Ratio => number(value).is_some_and(|n| (0.0..=1.0).contains(&n)),
             Self::Int(min, max) => value.as_integer().is_some_and(|n| (min..=max).contains(&n)),
             Self::Choice(words) => text.is_some_and(|text| words.contains(&text)),
             Self::Address => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
@@ -168,6 +172,7 @@ impl Kind {
     fn allowed(self) -> String {
         match self {
             Self::Bool => "true or false".into(),
+            Self::Ratio => "a number from 0 to 1".into(),
             Self::Int(min, max) => format!("an integer from {min} to {max}"),
             Self::Choice(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
@@ -191,6 +196,11 @@ impl Kind {
             Self::Classes | Self::Exchanges | Self::ApiKeys => "a list of tables".into(),
         }
     }
+}
+
+/// 0 and 1 may be written as integers.
+fn number(value: &Value) -> Option<f64> {
+    value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
 }
 
 /// `*`, or a scheme and a host, perhaps with a port (RFC 6454 §6.2).
@@ -276,6 +286,9 @@ pub(super) fn render(config: &Config, documented: bool) -> String {
             comment(&mut out, key.doc);
             if let Kind::Int(min, max) = key.kind {
                 let _ = writeln!(out, "# {min} to {max}.");
+            }
+            if key.kind == Kind::Ratio {
+                let _ = writeln!(out, "# 0 to 1.");
             }
             let variable = key.path.replace('.', "__").to_uppercase();
             let _ = writeln!(out, "# TICKMESH_{variable}");

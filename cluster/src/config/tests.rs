@@ -63,6 +63,7 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "[broker]\nurl = \"kafka://x\"",
             "broker.url = \"kafka://x\" (from FILE): expected \"memory\", redis://",
         ),
+        ("[otlp]\nsample = 1.5", "otlp.sample = 1.5 (from FILE): expected a number from 0 to 1"),
         ("[auth]\njwt_secret = 5", "auth.jwt_secret = *** (from FILE): expected a text"),
         (
             "[auth]\njwt_algorithm = \"RS256\"",
@@ -136,6 +137,13 @@ fn the_environment_is_held_to_the_same_rules() {
     )
     .unwrap();
     assert_eq!(config.server.origins, ["https://a.example", "https://b.example"]);
+    for (text, ratio) in [("0", 0.0), ("0.25", 0.25), ("1", 1.0)] {
+        assert_eq!(
+            load("", &[("TICKMESH_OTLP__SAMPLE", text)]).unwrap().otlp.sample.to_bits(),
+            f64::to_bits(ratio)
+        );
+    }
+    assert_eq!(load("[otlp]\nsample = 1", &[]).unwrap().otlp.sample.to_bits(), 1f64.to_bits());
     let as_list = load("", &[("TICKMESH_SERVER__ORIGINS", r#"["https://a.example"]"#)]).unwrap();
     assert_eq!(as_list.server.origins, ["https://a.example"]);
     assert_eq!(config.auth.api_keys[0].role, Role::Publisher);
@@ -160,7 +168,7 @@ fn the_fixed_names_are_accepted() {
         ("TICKMESH_LOG__FORMAT", "json"),
     ];
     let config = load("", &env).unwrap();
-    assert_eq!(config.warnings().len(), 1, "what is not used yet is said: {:?}", config.warnings());
+    assert_eq!(config.warnings().len(), 1, "the port is that of another protocol: {:?}", config.warnings());
     let shown = config.effective_toml() + &format!("{config:?}");
     assert!(!shown.contains("0123456789abcdef") && !shown.contains("u:p"), "secrets are not shown: {shown}");
 }

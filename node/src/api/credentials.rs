@@ -73,6 +73,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Who the caller is. Gateways ask this of what they do themselves.
+pub(super) async fn me(Caller(caller): Caller) -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "user_id": caller.user_id,
+        "role": caller.role,
+        "expires_at": caller.expires_at,
+        "operator": caller.role == Role::Operator || caller.anonymous_may_publish,
+    }))
+}
+
 /// All keys, without the keys themselves.
 pub(super) async fn list_keys(worker: WorkerData, caller: Caller) -> Result<HttpResponse, ApiError> {
     caller.may_operate()?;

@@ -1,16 +1,19 @@
 //! `POST /api/v1/publish`.
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::message::Publish;
+use tickmesh_telemetry::trace::Active;
 
 use super::{ApiError, Caller, WorkerData, status_of};
-use crate::market;
+use crate::worker::Worker;
+use crate::{market, trace};
 
 #[derive(Deserialize)]
 struct Many<'a> {
@@ -22,10 +25,23 @@ struct Many<'a> {
 pub(super) async fn publish(
     worker: WorkerData,
     Caller(caller): Caller,
+    request: HttpRequest,
     body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
+    let span = trace::http(&worker.policy.node_id, "/api/v1/publish", &request);
+    let answer = accept(&worker, &caller, &body, span.as_ref()).await;
+    trace::answered(span, &answer);
+    answer
+}
+
+async fn accept(
+    worker: &Worker,
+    caller: &Identity,
+    body: &Bytes,
+    span: Option<&Active>,
+) -> Result<HttpResponse, ApiError> {
     let format = |message: String| Failure::new(ErrorCode::InvalidMessageFormat, message);
-    let text = std::str::from_utf8(&body).map_err(|error| format(error.to_string()))?;
+    let text = std::str::from_utf8(body).map_err(|error| format(error.to_string()))?;
     let many: Many<'_> = serde_json::from_str(text).map_err(|error| format(error.to_string()))?;
     let texts: Vec<&str> = match &many.messages {
         Some(messages) => messages.iter().map(|message| message.get()).collect(),
@@ -37,7 +53,7 @@ pub(super) async fn publish(
     }
     let check = |text: &str| {
         let publish = Publish::parse(text)?;
-        if !worker.policy.classes.may_publish(&caller, &publish.room) {
+        if !worker.policy.classes.may_publish(caller, &publish.room) {
             return Err(Failure::new(ErrorCode::PermissionDenied, "may not publish into this room"));
         }
         market::check(&worker.policy.classes, &publish)?;
@@ -48,6 +64,7 @@ pub(super) async fn publish(
         texts.into_iter().map(|text| check(text).map(|publish| good.push(publish))).collect();
     checked.iter().filter(|message| message.is_err()).for_each(|_| worker.metrics.refused_to_publish());
     let rooms: Vec<_> = good.iter().map(|publish| publish.room.clone()).collect();
+    trace::mark(span, &mut good);
     let mut answers = worker.publish(good).await.into_iter().zip(rooms);
     let mut worst = StatusCode::OK;
     let mut kept = 0;

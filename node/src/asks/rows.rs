@@ -212,6 +212,7 @@ mod tests {
                 event: "q\"\\".into(),
                 key: None,
                 data: RawValue::from_string(data.clone()).unwrap(),
+                trace: None,
             }),
         };
         let rows = (1..=400).map(row).collect();

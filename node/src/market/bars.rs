@@ -233,6 +233,7 @@ impl Bars {
             message_id: Some(id.into()),
             key: None,
             timestamp: Some(now),
+            trace: None,
         })
     }
 }

@@ -104,7 +104,15 @@ mod tests {
 
     fn message(seq: u64) -> Arc<Message> {
         let data = RawValue::from_string(format!(r#"{{"price":{seq}}}"#)).unwrap();
-        Arc::new(Message { seq, timestamp: seq, accepted_at: 0, event: "q".into(), key: None, data })
+        Arc::new(Message {
+            seq,
+            timestamp: seq,
+            accepted_at: 0,
+            event: "q".into(),
+            key: None,
+            data,
+            trace: None,
+        })
     }
 
     #[test]

@@ -182,7 +182,15 @@ mod tests {
         for seq in watches.cursor.seq + 1..=prices.len() as u64 {
             let price = prices[seq as usize - 1];
             let data = RawValue::from_string(format!(r#"{{"price":{price},"heat":{price}}}"#)).unwrap();
-            let message = Message { seq, timestamp: 0, accepted_at: 0, event: "q".into(), key: None, data };
+            let message = Message {
+                seq,
+                timestamp: 0,
+                accepted_at: 0,
+                event: "q".into(),
+                key: None,
+                data,
+                trace: None,
+            };
             watches.take(&at(epoch, seq), &message, &Tick::read(&message));
         }
         watches.poll_fired().iter().map(|(hit, _)| (hit.alert_id, hit.position.seq)).collect()

@@ -133,7 +133,9 @@ impl Task {
             Ok(letter) => letter,
             Err(error) => {
                 self.metrics.bad_letters.inc();
-                tracing::error!(%error, "a letter that no node of this version wrote");
+                // Its text may quote the letter.
+                let (kind, column) = (error.classify(), error.column());
+                tracing::error!(?kind, column, "a letter that no node of this version wrote");
                 return;
             }
         };

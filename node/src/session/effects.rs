@@ -15,10 +15,12 @@ use tickmesh_protocol::error::Failure;
 use tickmesh_protocol::message::Publish;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{Command, Reply, Ticket};
+use tickmesh_telemetry::trace::Active;
 
 use crate::hub::MemberKey;
 use crate::market;
 use crate::stitch::stitch;
+use crate::trace;
 use crate::worker::Worker;
 
 type Answers = Vec<(Ticket, Reply)>;
@@ -29,7 +31,7 @@ type Call = Pin<Box<dyn Future<Output = Answers>>>;
 pub(crate) struct Effects {
     calls: FuturesUnordered<Call>,
     publishing: Option<Call>,
-    queued: Vec<(Ticket, Publish)>,
+    queued: Vec<(Ticket, Publish, Option<Box<Active>>)>,
     answers: VecDeque<(Ticket, Reply)>,
     /// Rooms in which the hub knows the session.
     rooms: FxHashSet<RoomName>,
@@ -44,8 +46,11 @@ impl Effects {
     /// Begins to do what a session asks.
     pub(crate) fn start(&mut self, worker: &Rc<Worker>, key: MemberKey, ticket: Ticket, command: Command) {
         match command {
-            Command::Publish(publish) => match market::check(&worker.policy.classes, &publish) {
-                Ok(()) => self.queued.push((ticket, publish)),
+            Command::Publish(mut publish) => match market::check(&worker.policy.classes, &publish) {
+                Ok(()) => {
+                    let span = trace::session(&worker.policy.node_id, &mut publish);
+                    self.queued.push((ticket, publish, span));
+                }
                 Err(failure) => {
                     worker.metrics.refused_to_publish();
                     self.answers.push_back((ticket, Reply::Published(Err(failure))));
@@ -152,10 +157,17 @@ impl Effects {
     }
 }
 
-fn publish(worker: &Rc<Worker>, queued: Vec<(Ticket, Publish)>) -> Call {
+fn publish(worker: &Rc<Worker>, queued: Vec<(Ticket, Publish, Option<Box<Active>>)>) -> Call {
     let worker = worker.clone();
     Box::pin(async move {
-        let (tickets, messages): (Vec<_>, Vec<_>) = queued.into_iter().unzip();
+        let mut spans = Vec::new();
+        let (tickets, messages): (Vec<_>, Vec<_>) = queued
+            .into_iter()
+            .map(|(ticket, publish, span)| {
+                spans.extend(span);
+                (ticket, publish)
+            })
+            .unzip();
         let results = worker.publish(messages).await;
         let replies = results.into_iter().map(|result| Reply::Published(result.map_err(Failure::from)));
         tickets.into_iter().zip(replies).collect()

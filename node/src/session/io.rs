@@ -197,8 +197,17 @@ impl Io {
         })
     }
 
-    /// Writes all that the socket takes.
+    /// Writes all that the socket takes, and tells those who wait for it.
     fn write(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        let result = self.write_out(act, cx);
+        if !act.witnesses.is_empty() {
+            let whole = result.is_ok() && self.stalled.is_none();
+            act.witnesses.drain(..).for_each(|witness| witness.written(whole));
+        }
+        result
+    }
+
+    fn write_out(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
         let (now, micros) = clock::precise();
         loop {
             while self.out.bytes < WRITE_AHEAD && self.out.chunks.len() < CHUNKS {

@@ -13,7 +13,7 @@ use super::*;
 
 fn message(seq: u64) -> Arc<Message> {
     let data = RawValue::from_string("{}".into()).unwrap();
-    Arc::new(Message { seq, timestamp: seq, accepted_at: 0, event: "q".into(), key: None, data })
+    Arc::new(Message { seq, timestamp: seq, accepted_at: 0, event: "q".into(), key: None, data, trace: None })
 }
 
 fn row(epoch: &str, seq: u64) -> Row {
@@ -84,6 +84,7 @@ impl Room {
             message_id: None,
             key: None,
             timestamp: None,
+            trace: None,
         };
         let answers = self.broker.publish(ats.into_iter().map(publish).collect()).await;
         answers.last().unwrap().as_ref().unwrap().epoch.clone()
@@ -102,6 +103,7 @@ impl Room {
                 event: "q".into(),
                 key: None,
                 data: RawValue::from_string(data.into()).unwrap(),
+                trace: None,
             }),
         };
         let rows = RoomRows {

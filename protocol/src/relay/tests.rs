@@ -40,7 +40,15 @@ impl Logs {
         let log = self.rooms.entry(room.clone()).or_default();
         let seq = log.len() as u64 + 1;
         let key = Some(format!("{}", seq % 2).into());
-        log.push(Arc::new(Message { seq, timestamp: 0, accepted_at: 0, event: "e".into(), key, data }));
+        log.push(Arc::new(Message {
+            seq,
+            timestamp: 0,
+            accepted_at: 0,
+            event: "e".into(),
+            key,
+            data,
+            trace: None,
+        }));
         if let Some(id) = id {
             self.accepted.insert(id.to_owned(), seq);
         }

@@ -17,6 +17,7 @@ use crate::message::{
 };
 use crate::outbox::{Kind, Mark};
 use crate::room::RoomName;
+use crate::trace::TraceContext;
 
 use super::socketio::Answer;
 use super::subscription::Subscription;
@@ -80,6 +81,7 @@ impl Session {
             }
             "publish" => {
                 let mut publish = Publish::parse(payload)?;
+                publish.trace = stamp.trace_id.and_then(TraceContext::of_message).map(Box::new);
                 if let Some(done) = self.number {
                     // It may be asked again at another node, and must not count twice.
                     publish.message_id.get_or_insert_with(|| format!("~{}.{}", self.id, done.first).into());

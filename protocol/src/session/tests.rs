@@ -43,7 +43,15 @@ fn room() -> RoomName {
 
 fn message(seq: u64) -> Arc<Message> {
     let data = RawValue::from_string(format!(r#"{{"p":{seq},"q":1}}"#)).unwrap();
-    Arc::new(Message { seq, timestamp: 5, accepted_at: 0, event: "quote".into(), key: None, data })
+    Arc::new(Message {
+        seq,
+        timestamp: 5,
+        accepted_at: 0,
+        event: "quote".into(),
+        key: None,
+        data,
+        trace: None,
+    })
 }
 
 fn batch_of(epoch: &str, seqs: std::ops::RangeInclusive<u64>) -> Arc<Batch> {

@@ -48,6 +48,7 @@ fn row_of(at: u64, seq: u64, epoch: &str, event: &str, key: Option<&str>, data: 
         event: event.into(),
         key: key.map(Into::into),
         data: RawValue::from_string(data.to_owned()).expect("JSON"),
+        trace: None,
     };
     let figures = Figures { price: Some(seq as f64), ..Figures::default() };
     Row { at, epoch: Epoch::new(epoch), figures, message: Arc::new(message) }

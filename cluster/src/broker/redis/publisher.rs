@@ -74,12 +74,14 @@ impl Publisher {
             let unanswered = BrokerError::Unavailable("not sent".into());
             replies.push((reply, vec![Err(unanswered); messages.len()]));
             for (index, publish) in messages.into_iter().enumerate() {
+                let trace = publish.trace.map(|trace| trace.to_string());
                 let body = Body {
                     timestamp: publish.timestamp.unwrap_or(now),
                     accepted_at: publish.timestamp.map(|_| now),
                     event: publish.event,
                     key: publish.key,
                     data: &publish.data,
+                    trace: trace.as_deref(),
                 };
                 let Ok(json) = serde_json::to_vec(&body) else { continue };
                 let item = Item { json, message_id: publish.message_id, to: (job, index) };

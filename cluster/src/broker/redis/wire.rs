@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tickmesh_protocol::message::Message;
 use tickmesh_protocol::position::Epoch;
 use tickmesh_protocol::room::RoomName;
+use tickmesh_protocol::trace::TraceContext;
 
 /// A message without its place in the log.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,10 +26,16 @@ pub(super) struct Body<'a> {
     pub(super) key: Option<Arc<str>>,
     #[serde(borrow)]
     pub(super) data: &'a RawValue,
+    /// A `traceparent`, of those that are sampled.
+    #[serde(rename = "tp", default, borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<&'a str>,
 }
 
 fn message(seq: u64, json: &[u8]) -> Result<Message, String> {
-    let body: Body<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    // The parser's own text quotes what it could not read.
+    let problem =
+        |error: serde_json::Error| format!("{:?} error at column {}", error.classify(), error.column());
+    let body: Body<'_> = serde_json::from_slice(json).map_err(problem)?;
     Ok(Message {
         seq,
         timestamp: body.timestamp,
@@ -36,6 +43,7 @@ fn message(seq: u64, json: &[u8]) -> Result<Message, String> {
         event: body.event,
         key: body.key,
         data: body.data.to_owned(),
+        trace: body.trace.and_then(TraceContext::parse).map(Box::new),
     })
 }
 
@@ -86,6 +94,26 @@ pub(super) fn entry(entry: &Value) -> Result<(u64, Message), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_goes_with_its_message_and_is_no_reason_to_refuse_one() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let data = RawValue::from_string("1".into()).unwrap();
+        let body = |trace| Body {
+            timestamp: 1,
+            accepted_at: None,
+            event: "e".into(),
+            key: None,
+            data: &data,
+            trace,
+        };
+        let json = serde_json::to_vec(&body(Some(parent))).unwrap();
+        let read = message(1, &json).unwrap();
+        assert_eq!(read.trace.map(|trace| trace.to_string()).as_deref(), Some(parent));
+        let untraced = serde_json::to_string(&body(None)).unwrap();
+        assert_eq!(untraced, r#"{"ts":1,"event":"e","data":1}"#, "it costs others nothing");
+        assert!(message(1, br#"{"ts":1,"event":"e","data":1,"tp":"other"}"#).unwrap().trace.is_none());
+    }
 
     #[test]
     fn what_is_not_ours_is_told() {

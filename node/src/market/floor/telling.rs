@@ -211,8 +211,15 @@ impl Floor {
             for ((hit, publish), result) in published.into_iter().zip(publishes).zip(results) {
                 if let Ok(Position { seq, epoch }) = &result {
                     let Publish { room, event, data, .. } = publish;
-                    let message =
-                        Message { seq: *seq, timestamp, accepted_at: timestamp, event, key: None, data };
+                    let message = Message {
+                        seq: *seq,
+                        timestamp,
+                        accepted_at: timestamp,
+                        event,
+                        key: None,
+                        data,
+                        trace: None,
+                    };
                     peers.notify(&hit.user_id, room, epoch.clone(), message).await;
                 }
                 told.push((hit, result.is_ok()));
@@ -282,6 +289,7 @@ fn publish(hit: &Hit, timestamp: u64) -> Option<Publish> {
         message_id: Some(format!("alert:{}", hit.hit_id).into()),
         key: None,
         timestamp: Some(timestamp),
+        trace: None,
     })
 }
 

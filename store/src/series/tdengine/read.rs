@@ -227,6 +227,7 @@ pub(super) fn rows(block: &RawBlock, found: &mut Vec<Row>) -> Result<(), StoreEr
                 .unwrap_or_else(|| event.into()),
             key: keys[row].map(Into::into),
             data: json,
+            trace: None,
         };
         let figures = Figures {
             price: figures[0][row],

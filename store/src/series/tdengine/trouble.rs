@@ -90,10 +90,10 @@ pub(super) fn told(trouble: Trouble, secrets: &[String]) -> StoreError {
             StoreError::Unavailable(format!("the statement is not accepted ({code:#06x})"))
         }
         // The driver's own, such as "connection refused".
-        CONNECTION..=0xFFFF => StoreError::Unavailable(text.clone()),
+        CONNECTION..=0xFFFF => StoreError::Unavailable(text),
         _ => StoreError::Unavailable(format!("error {code:#06x}")),
     };
-    tracing::debug!(code = format_args!("{code:#06x}"), error = %text, "tdengine");
+    tracing::debug!(code = format_args!("{code:#06x}"), error = %told, "tdengine");
     told
 }
 
