@@ -6,6 +6,7 @@
 //! Invariants: a [`Config`] in hand is valid; loading opens no port and no connection; what is wrong is reported all
 //! at once, each with its key, its value, where it comes from and what is allowed; a secret is never printed.
 
+mod batch;
 mod keys;
 mod kubernetes;
 mod load;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::room::{Class, default_classes};
 
+pub use batch::{BatchConfig, FlushWindow};
 pub use kubernetes::KubernetesConfig;
 pub use load::{ConfigError, ConfigErrors, Sources};
 pub use stores::{MarketConfig, PostgresConfig, RecorderConfig, StoresConfig, TdengineConfig, UsersConfig};
@@ -46,6 +48,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Bounds of one node.
     pub limits: LimitsConfig,
+    /// When messages leave together.
+    pub batch: BatchConfig,
     /// Signs of life.
     pub heartbeat: HeartbeatConfig,
     /// Sockets and HTTP.
@@ -355,6 +359,7 @@ impl Config {
                 max_publish_batch: 1_000,
                 max_http_body_bytes: 4 * 1024 * 1024,
             },
+            batch: BatchConfig::default(),
             heartbeat: HeartbeatConfig { ping_interval_ms: 30_000, timeout_ms: 60_000 },
             server: ServerConfig {
                 origins: Vec::new(),

@@ -274,6 +274,16 @@ impl Figures<'_, '_> {
         ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
     }
 
+    /// A gauge that is a part of a whole, 0 to 1.
+    ///
+    /// # Errors
+    /// See [`counter`](Self::counter).
+    pub fn ratio(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let unit = Unit::Other("ratio".to_owned());
+        let unit = Some(&unit);
+        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+    }
+
     /// A counter of bytes.
     ///
     /// # Errors

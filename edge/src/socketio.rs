@@ -31,6 +31,8 @@ pub struct Asked {
     pub sid: Option<String>,
     /// From the `Authorization` header, or else the query.
     pub token: Option<String>,
+    /// `batch=1`: messages that come together may come as one event.
+    pub batch: bool,
 }
 
 /// What Engine.IO tells of a request that it does not serve; the numbers are those of its reference server.
@@ -119,7 +121,8 @@ pub fn asked(query: &str, headers: &actix_http::header::HeaderMap, transport: &s
         return Err(Bad::Version);
     }
     let token = bearer(headers).or_else(|| value("token")).filter(|token| !token.is_empty());
-    Ok(Asked { sid: value("sid").map(str::to_owned), token: token.map(str::to_owned) })
+    let batch = value("batch") == Some("1");
+    Ok(Asked { sid: value("sid").map(str::to_owned), token: token.map(str::to_owned), batch })
 }
 
 /// The same for a WebSocket handshake.

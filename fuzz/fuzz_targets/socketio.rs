@@ -9,7 +9,7 @@ use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::message::History;
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::Classes;
-use tickmesh_protocol::session::{Application, Command, Handshake, Now, Policy, Presence, Reply, Session};
+use tickmesh_protocol::session::{Application, Command, Handshake, Now, Policy, Presence, Reply, Session, Wire};
 use tickmesh_protocol::socketio::polling::{Polled, Polling};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let handshake = Handshake { sid: "a".into(), pid: "b".into(), upgrades: true };
     for application in [Application::Tickmesh, Application::SocketIoSuite] {
         let policy = Arc::new(policy.clone());
-        let mut session = Session::socketio(now, "s", policy.clone(), &handshake, None, application, false);
+        let mut session = Session::socketio(now, "s", policy.clone(), &handshake, None, application, Wire::socketio());
         let mut polling = Polling::new(4_096);
         let mut assembler = Assembler::new(4_096);
         let _ = polling.post(b"40");

@@ -146,7 +146,7 @@ fn hold(
         version: VERSION,
         session_id: uuid::Uuid::now_v7().simple().to_string(),
         encoding: Encoding::SocketIo,
-        batch: false,
+        batch: asked.batch,
         token: asked.token,
         remote: remote.to_string(),
         socketio: Some(handshake),

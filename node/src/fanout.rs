@@ -461,7 +461,8 @@ impl Fanout {
         let (now, micros) = clock::precise();
         let clients = hubs.iter().any(|(hub, _)| *hub != TAP);
         let witness = clients.then(|| trace::delivery(&self.node, room, &messages)).flatten();
-        let batch = Batch::handed(room.clone(), start, messages, now.utc, micros);
+        let urgent = self.metrics.has_critical(room, &messages);
+        let batch = Batch::handed(room.clone(), start, messages, now.utc, micros).urgent(urgent);
         let (batch, for_tap) = match witness {
             None => (Arc::new(batch), None),
             Some(witness) => {

@@ -1,39 +1,48 @@
 //! The sessions of one worker thread, by room.
 //!
 //! A hub lives on its thread and is shared by `Rc` with the sessions there, which join and leave by plain calls.
-//! Batches come through one bounded queue; the hub empties it and gives each session one merged delivery.
+//! Batches come through one bounded queue; the hub empties it, waits for more as long as the flush window says
+//! ([`flush`](crate::flush)), puts what came of each room together, and gives each session one delivery. A batch that is
+//! urgent, or a room in which much waits, is delivered at once, behind what waited in that room and not overtaking it.
 //!
 //! Invariants: the hub owns the only long-lived address of each session and sends with `try_send`, so that the bound
 //! of a mailbox holds; what a full mailbox refuses stays here, in order and bounded, and what is dropped beyond that
 //! is a hole that the session announces. No borrow is held across an await.
 
+mod inner;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix::dev::SendError;
 use actix::{Addr, Message};
 use futures_util::future::join_all;
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tickmesh_cluster::broker::BrokerError;
-use tickmesh_cluster::presence::Attendee;
 use tickmesh_protocol::batch::Batch;
 use tickmesh_protocol::close::CloseCode;
-use tickmesh_protocol::identity::{Identity, Role};
+use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{Presence, Session};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::fanout::{FanoutHandle, HubIndex};
+use crate::flush::{Flusher, LOOKS, PERIOD};
 use crate::metrics::traffic::Traffic;
 use crate::session::{SessionActor, SessionInfo};
 use crate::worker::Shared;
+
+use inner::{Bounds, Inner, Member};
 
 /// Requests to a hub that may wait.
 const QUEUE: usize = 1_024;
 /// Requests taken at a time.
 const DRAIN: usize = 256;
+/// Part of what may wait for one connection that may wait here for all of them together. A window is for many small
+/// messages; where much comes there is nothing to wait for.
+const SHARE: usize = 4;
 /// Batches that may wait here for one session whose mailbox is full. A session takes a whole delivery at a time, so
 /// this many mean that its thread has no time for it at all.
 const MAX_PENDING: usize = 4_096;
@@ -126,42 +135,8 @@ pub(crate) struct Hub {
     fanout: FanoutHandle,
     shared: Arc<Shared>,
     traffic: Arc<Traffic>,
+    flusher: Flusher,
     inner: RefCell<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    members: FxHashMap<MemberKey, Member>,
-    by_id: FxHashMap<Arc<str>, MemberKey>,
-    /// Members that came with a token, by user.
-    by_user: FxHashMap<Arc<str>, SmallVec<[MemberKey; 1]>>,
-    rooms: FxHashMap<RoomName, Room>,
-    next_key: u64,
-    /// Counts the calls of `join`, so that the fan-out can tell a late `leave` from a timely one.
-    turns: u64,
-    /// Members with something pending, each once.
-    touched: Vec<MemberKey>,
-    /// Messages queued for members since they were counted last.
-    deliveries: u64,
-}
-
-#[derive(Default)]
-struct Room {
-    members: Vec<MemberKey>,
-    /// Turn of the latest `join`.
-    turn: u64,
-}
-
-struct Member {
-    id: Arc<str>,
-    /// None for those without a token.
-    user: Option<Arc<str>>,
-    /// See [`Identity::credential`].
-    credential: Option<Box<str>>,
-    /// Its client is at a gateway.
-    linked: bool,
-    address: Addr<SessionActor>,
-    pending: SmallVec<[Arc<Batch>; 1]>,
 }
 
 impl Hub {
@@ -172,27 +147,93 @@ impl Hub {
         shared: Arc<Shared>,
         traffic: Arc<Traffic>,
     ) -> Rc<Self> {
-        let hub = Rc::new(Self { index: seat.index, fanout, shared, traffic, inner: RefCell::default() });
+        let flusher = Flusher::new(&shared.flush);
+        let inner = RefCell::new(Inner { period: 1, ..Inner::default() });
+        let hub = Rc::new(Self { index: seat.index, fanout, shared, traffic, flusher, inner });
         actix_rt::spawn(hub.clone().run(seat.requests));
+        actix_rt::spawn(hub.clone().pace());
         hub
+    }
+
+    /// Has the flush window decided on, again and again.
+    async fn pace(self: Rc<Self>) {
+        let look = PERIOD / LOOKS;
+        loop {
+            let mut late = Duration::ZERO;
+            for _ in 0..LOOKS {
+                let due = Instant::now() + look;
+                sleep_until(due).await;
+                late += due.elapsed();
+            }
+            let tally = self.inner.borrow_mut().next_period();
+            // Timers are as late as a millisecond by themselves.
+            let late = (late / LOOKS).saturating_sub(Duration::from_millis(1));
+            let (load, reason) = self.flusher.decide(&self.shared.flush, tally, late);
+            let window = self.flusher.window();
+            self.traffic.paced(window, load, reason);
+            if let Some(reason) = reason {
+                let (hub, reason) = (self.index, reason.name());
+                tracing::debug!(hub, ?window, load, reason, "the flush window changed");
+            }
+        }
     }
 
     async fn run(self: Rc<Self>, mut requests: mpsc::Receiver<Request>) {
         let mut buffer = Vec::with_capacity(DRAIN);
         while requests.recv_many(&mut buffer, DRAIN).await > 0 {
-            for request in buffer.drain(..) {
-                self.handle(request);
+            self.take(&mut buffer);
+            let window = self.flusher.window();
+            if !window.is_zero() && self.inner.borrow().is_pending() {
+                self.gather(&mut requests, &mut buffer, window).await;
             }
-            self.shared.metrics.deliveries.inc_by(self.inner.borrow_mut().flush());
+            self.flush();
             // Sessions of this thread write what they got before the next drain: what comes meanwhile is merged.
             tokio::task::yield_now().await;
         }
     }
 
-    fn handle(&self, request: Request) {
+    /// Waits for more, until the window is over or nothing waits any more.
+    async fn gather(
+        &self,
+        requests: &mut mpsc::Receiver<Request>,
+        buffer: &mut Vec<Request>,
+        window: Duration,
+    ) {
+        let end = sleep(window);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                count = requests.recv_many(buffer, DRAIN) => {
+                    self.take(buffer);
+                    if count == 0 || !self.inner.borrow().is_pending() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, buffer: &mut Vec<Request>) {
+        // Without a window nothing waits, and what is here is delivered next.
+        let bounds = (!self.flusher.window().is_zero()).then(|| {
+            let (messages, bytes) = self.shared.flush.bounds();
+            Bounds { messages, bytes, total: self.shared.policy.max_queue_bytes / SHARE }
+        });
+        for request in buffer.drain(..) {
+            self.handle(request, bounds);
+        }
+    }
+
+    fn flush(&self) {
+        self.shared.metrics.deliveries.inc_by(self.inner.borrow_mut().flush());
+    }
+
+    fn handle(&self, request: Request, bounds: Option<Bounds>) {
         let mut inner = self.inner.borrow_mut();
         match request {
-            Request::Batch(batch) => inner.queue(&batch),
+            Request::Batch(batch) => inner.queue(&batch, bounds),
             Request::User { user_id, batch } => {
                 for key in inner.by_user.get(user_id.as_str()).into_iter().flatten() {
                     if let Some(member) = inner.members.get(key)
@@ -222,6 +263,8 @@ impl Hub {
                 });
             }
             Request::Disconnect(id, reply) => {
+                // What came before goes out before.
+                self.shared.metrics.deliveries.inc_by(inner.flush());
                 let found = inner.by_id(&id).map(|member| member.close(CloseCode::Disconnected));
                 let _ = reply.send(found.is_some());
             }
@@ -249,7 +292,7 @@ impl Hub {
         inner.by_id.insert(id.clone(), key);
         inner.members.insert(
             key,
-            Member { id, user: None, credential: None, linked, address, pending: SmallVec::new() },
+            Member { id, user: None, credential: None, linked, address, pending: SmallVec::new(), period: 0 },
         );
         inner.identify(key, session.identity());
         key
@@ -302,126 +345,12 @@ impl Hub {
         }
         if held.members.is_empty() {
             let turn = held.turn;
-            inner.rooms.remove(room);
+            inner.close_room(room);
             let (hub, room) = (self.clone(), room.clone());
             actix_rt::spawn(async move { hub.fanout.leave(room, hub.index, turn).await });
         }
         if gone && let Some(member) = inner.members.get(&key) {
             self.shared.attendance.leave(room, &member.id);
-        }
-    }
-}
-
-impl Inner {
-    fn by_id(&self, id: &str) -> Option<&Member> {
-        self.members.get(self.by_id.get(id)?)
-    }
-
-    fn identify(&mut self, key: MemberKey, who: &Identity) {
-        let Some(member) = self.members.get_mut(&key) else { return };
-        member.credential = who.credential.as_deref().map(Into::into);
-        if who.role != Role::Anonymous && member.user.is_none() {
-            let user: Arc<str> = match self.by_user.get_key_value(who.user_id.as_str()) {
-                Some((user, _)) => user.clone(),
-                None => who.user_id.as_str().into(),
-            };
-            member.user = Some(user.clone());
-            self.by_user.entry(user).or_default().push(key);
-        }
-    }
-
-    fn remove(&mut self, key: MemberKey) {
-        let Some(member) = self.members.remove(&key) else { return };
-        self.by_id.remove(&member.id);
-        if let Some(user) = member.user
-            && let Some(keys) = self.by_user.get_mut(&user)
-        {
-            keys.retain(|held| *held != key);
-            if keys.is_empty() {
-                self.by_user.remove(&user);
-            }
-        }
-    }
-
-    fn attendee(&self, key: MemberKey) -> Option<Attendee> {
-        let member = self.members.get(&key)?;
-        let user_id = member.user.as_deref().unwrap_or("anonymous").to_owned();
-        Some(Attendee { session_id: member.id.to_string(), user_id })
-    }
-
-    fn presence(&self, room: &RoomName, most: usize) -> Presence {
-        let Some(room) = self.rooms.get(room) else { return Presence { count: 0, users: Vec::new() } };
-        let members = room.members.iter().filter_map(|key| self.members.get(key));
-        let mut users: Vec<&str> =
-            members.map(|member| member.user.as_deref().unwrap_or("anonymous")).collect();
-        users.sort_unstable();
-        users.dedup();
-        let users = users.into_iter().take(most).map(str::to_owned).collect();
-        Presence { count: room.members.len() as u64, users }
-    }
-
-    fn join(&mut self, key: MemberKey, room: &RoomName) -> (u64, bool) {
-        self.turns += 1;
-        let held = self.rooms.entry(room.clone()).or_default();
-        held.turn = self.turns;
-        let new = !held.members.contains(&key);
-        if new {
-            held.members.push(key);
-        }
-        (self.turns, new)
-    }
-
-    fn queue(&mut self, batch: &Arc<Batch>) {
-        let Some(room) = self.rooms.get(batch.room()) else { return };
-        self.deliveries += (room.members.len() * batch.len()) as u64;
-        for key in &room.members {
-            let Some(member) = self.members.get_mut(key) else { continue };
-            if member.pending.is_empty() {
-                self.touched.push(*key);
-            }
-            member.pending.push(batch.clone());
-        }
-    }
-
-    /// Gives every session what is pending for it, and says how many messages were queued since the last time.
-    fn flush(&mut self) -> u64 {
-        let members = &mut self.members;
-        let mut gone = Vec::new();
-        self.touched.retain(|key| {
-            let Some(member) = members.get_mut(key) else { return false };
-            match member.address.try_send(Deliver(std::mem::take(&mut member.pending))) {
-                Ok(()) => false,
-                // The actor is gone without having said so: it panicked.
-                Err(SendError::Closed(_)) => {
-                    gone.push(*key);
-                    false
-                }
-                Err(SendError::Full(Deliver(pending))) => {
-                    // The session sees a hole in what follows, and tells its client by `resync`.
-                    if pending.len() <= MAX_PENDING {
-                        member.pending = pending;
-                    }
-                    !member.pending.is_empty()
-                }
-            }
-        });
-        for key in gone {
-            self.remove(key);
-        }
-        std::mem::take(&mut self.deliveries)
-    }
-}
-
-impl Member {
-    fn describe(&self) -> impl Future<Output = Option<SessionInfo>> + use<> {
-        let request = self.address.send(Describe);
-        async move { request.await.ok() }
-    }
-
-    fn close(&self, code: CloseCode) {
-        // A mailbox that is full belongs to a session that is behind; it hears of the end by its heartbeat.
-        if let Err(error) = self.address.try_send(Close(code)) {
-            tracing::warn!(session = %self.id, %error, "cannot tell a session to close");
         }
     }
 }

@@ -9,6 +9,7 @@
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * `market`: recorded rooms: ticks, bars, alerts · `stitch`: rows of the store joined to a log · `asks`: what is asked of
 //!   the stores · `reads`: the thread on which large answers are made · `audit`: sessions that came and went · `keys`: API keys and revocations
+//! * `flush`: how long a worker thread waits for more before it delivers
 //! * `trace`: what shows in traces
 //! * [`api`]: the HTTP API · [`metrics`], [`clock`]
 
@@ -18,6 +19,7 @@ mod attendance;
 mod audit;
 pub mod clock;
 pub mod fanout;
+mod flush;
 pub mod hub;
 mod keys;
 mod link;

@@ -103,9 +103,10 @@ async fn begin(worker: &Rc<Worker>, mut stream: Socket, records: Records, wanted
     let policy = worker.policy.clone();
     let session = match wanted {
         Wanted::Attach(attach) => Session::restore(now, policy, attach.snapshot, true),
-        Wanted::Open(Open { socketio: Some(handshake), session_id, token, .. }) => {
-            let application = Application::Tickmesh;
-            Session::socketio(now, &session_id, policy, &handshake, token, application, true)
+        Wanted::Open(Open { socketio: Some(handshake), session_id, token, batch, .. }) => {
+            let (application, wire) =
+                (Application::Tickmesh, Wire { batch, linked: true, ..Wire::socketio() });
+            Session::socketio(now, &session_id, policy, &handshake, token, application, wire)
         }
         Wanted::Open(open) => {
             let wire = Wire { encoding: open.encoding, batch: open.batch, linked: true };

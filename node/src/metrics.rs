@@ -234,6 +234,12 @@ impl Metrics {
         seen.set(seen.get().max(newest.accepted_at));
     }
 
+    /// Whether some of the messages are not to be kept waiting, by the room's class.
+    pub(crate) fn has_critical(&self, room: &RoomName, messages: &[Arc<Message>]) -> bool {
+        let class = self.classes.of(room);
+        messages.iter().any(|message| class.is_critical(&message.event))
+    }
+
     /// A registry with all of them, and the figures of the process.
     #[must_use]
     pub fn registry(self: &Arc<Self>, sources: Sources) -> Registry {

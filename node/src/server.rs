@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::attendance::{self, Attendance};
+use crate::flush::FlushSettings;
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::load::{Load, QueueDelay};
 use crate::market::{self, Means, Settings};
@@ -179,6 +180,7 @@ impl Node {
             origins: config.server.origins.clone(),
             proxies: Proxies::new(config.server.trusted_proxies.clone()),
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
+            flush: FlushSettings::new(&config.batch),
             max_publish_batch: config.limits.max_publish_batch,
             started_at,
             run,

@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
 use tickmesh_edge::socketio::{self, Asked, Bad, Polls};
-use tickmesh_protocol::session::{Application, Handshake, Session};
+use tickmesh_protocol::session::{Application, Handshake, Session, Wire};
 
 use crate::api::WorkerData;
 use crate::clock;
@@ -73,7 +73,8 @@ pub(crate) fn begin(
 ) {
     let id = uuid::Uuid::now_v7().simple().to_string();
     let policy = worker.policy.clone();
-    let session = Session::socketio(clock::now(), &id, policy, handshake, asked.token, application, false);
+    let wire = Wire { batch: asked.batch, ..Wire::socketio() };
+    let session = Session::socketio(clock::now(), &id, policy, handshake, asked.token, application, wire);
     let connection = Connection { stream, early, records: None };
     SessionActor::spawn(session, worker.clone(), remote, connection, guard);
 }

@@ -19,6 +19,7 @@ use tickmesh_store::guard::Health as StoreHealth;
 
 use crate::attendance::Attendance;
 use crate::audit::Auditor;
+use crate::flush::FlushSettings;
 use crate::hub::{Hub, HubSender};
 use crate::market::{self, MarketHandle};
 use crate::metrics::Metrics;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) proxies: Proxies,
     /// How long a client may take nothing though there is something.
     pub(crate) stall_timeout: Duration,
+    /// When messages leave together.
+    pub(crate) flush: FlushSettings,
     pub(crate) max_publish_batch: usize,
     pub(crate) max_watchlist: usize,
     pub(crate) max_alerts: usize,

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use crate::encode::{self, Encoding};
 use crate::message::{Fields, Message};
@@ -30,6 +31,8 @@ pub struct Batch {
     messages: Box<[Arc<Prepared>]>,
     /// See [`Batch::handed_at`].
     handed_at: u64,
+    bytes: usize,
+    urgent: bool,
     /// All frames one after the other.
     joined: [OnceLock<Bytes>; Encoding::COUNT],
     /// All notifications as one array.
@@ -51,6 +54,9 @@ pub struct Prepared {
     /// Boxed and empty for most: few rooms have subscribers with field sets.
     filtered: OnceLock<Box<Mutex<FilteredFrames>>>,
 }
+
+/// Bytes of a notification beyond its data, roughly.
+const OVERHEAD: usize = 150;
 
 type FilteredFrames = FxHashMap<(Fields, Encoding), Bytes>;
 
@@ -103,6 +109,7 @@ impl Batch {
         handed_at: u64,
     ) -> Self {
         debug_assert!(messages.iter().zip(start.seq + 1..).all(|(message, seq)| message.seq == seq));
+        let bytes = messages.iter().map(|message| message.data.get().len() + OVERHEAD).sum();
         let messages = messages
             .into_iter()
             .map(|message| Prepared {
@@ -116,7 +123,47 @@ impl Batch {
             .map(Arc::new)
             .collect();
         let (joined, arrays) = Default::default();
-        Self { room, start, messages, handed_at, joined, arrays, witness: None }
+        Self { room, start, messages, handed_at, bytes, urgent: false, joined, arrays, witness: None }
+    }
+
+    /// The same, not to be kept waiting for others.
+    #[must_use]
+    pub fn urgent(self, urgent: bool) -> Self {
+        Self { urgent, ..self }
+    }
+
+    /// Whether it is not to be kept waiting for others.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Puts batches of one room together where they follow each other: those that go on together are encoded and written
+    /// as one. What somebody watches stays by itself, and so does what only tells a position.
+    #[must_use]
+    pub fn merged(batches: &[Arc<Self>]) -> SmallVec<[Arc<Self>; 1]> {
+        let alone = |batch: &Arc<Self>| batch.witness.is_some() || batch.is_empty();
+        let follows = |a: &Arc<Self>, b: &Arc<Self>| {
+            !alone(a) && !alone(b) && a.start.epoch == b.start.epoch && a.end().seq == b.start.seq
+        };
+        let runs = batches.chunk_by(follows);
+        runs.map(|run| if let [only] = run { only.clone() } else { Arc::new(Self::joining(run)) }).collect()
+    }
+
+    /// Of a run that is not empty.
+    fn joining(run: &[Arc<Self>]) -> Self {
+        let (joined, arrays) = Default::default();
+        Self {
+            room: run[0].room.clone(),
+            start: run[0].start.clone(),
+            messages: run.iter().flat_map(|batch| batch.messages.iter().cloned()).collect(),
+            handed_at: run[0].handed_at,
+            bytes: run.iter().map(|batch| batch.bytes).sum(),
+            urgent: false,
+            joined,
+            arrays,
+            witness: None,
+        }
     }
 
     /// The same, watched by somebody.
@@ -158,6 +205,12 @@ impl Batch {
         self.messages.len()
     }
 
+    /// About how many bytes a subscriber is sent.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether it tells no more than a position.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -196,7 +249,73 @@ impl Batch {
         if let [only] = &*self.messages {
             return only.frame(encoding, None);
         }
-        let join = || encode::array_frame(self.frames(encoding).iter(), encoding);
+        let join = || match encoding {
+            Encoding::SocketIo => encode::socketio_batch(&self.room, &self.messages),
+            // Events of market streams stand by themselves.
+            Encoding::SocketIoStream => self.joined(encoding),
+            Encoding::Json | Encoding::Msgpack => encode::array_frame(self.frames(encoding).iter(), encoding),
+        };
         self.arrays[encoding as usize].get_or_init(join).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::encode::payload_of;
+    use crate::position::Epoch;
+
+    fn message(seq: u64) -> Arc<Message> {
+        Arc::new(Message {
+            seq,
+            timestamp: seq,
+            accepted_at: 0,
+            event: "e".into(),
+            key: None,
+            data: RawValue::from_string(seq.to_string()).unwrap(),
+            trace: None,
+        })
+    }
+
+    fn batch(epoch: &str, seqs: std::ops::Range<u64>) -> Arc<Batch> {
+        let start = Position { epoch: Epoch::new(epoch), seq: seqs.start - 1 };
+        Arc::new(Batch::new(RoomName::new("r").unwrap(), start, seqs.map(message).collect(), 1))
+    }
+
+    #[test]
+    fn only_what_follows_is_put_together() {
+        let batches =
+            [batch("a", 1..3), batch("a", 3..4), batch("a", 6..7), batch("b", 7..9), batch("b", 9..9)];
+        let merged: Vec<_> = Batch::merged(&batches).iter().map(|one| (one.start().seq, one.len())).collect();
+        assert_eq!(merged, [(0, 3), (5, 1), (6, 2), (8, 0)]);
+    }
+
+    proptest! {
+        /// However a stream was cut into batches, what is written is the same.
+        #[test]
+        fn merging_changes_no_byte(cuts in prop::collection::vec(1u64..5, 1..10)) {
+            let mut next = 1;
+            let batches: Vec<_> = cuts.iter().map(|count| {
+                let one = batch("a", next..next + count);
+                next += count;
+                one
+            }).collect();
+            let merged = Batch::merged(&batches);
+            prop_assert_eq!(merged.len(), 1);
+            prop_assert_eq!(merged[0].bytes(), batches.iter().map(|one| one.bytes()).sum::<usize>());
+            for encoding in [Encoding::Json, Encoding::Msgpack] {
+                let parts: Vec<u8> = batches.iter().flat_map(|one| one.joined(encoding)).collect();
+                prop_assert_eq!(&parts[..], &merged[0].joined(encoding)[..]);
+            }
+            let array: Value = serde_json::from_slice(payload_of(&merged[0].array(Encoding::Json))).unwrap();
+            if next > 2 {
+                let seqs: Vec<u64> = array.as_array().unwrap().iter().map(|one| one["seq"].as_u64().unwrap()).collect();
+                prop_assert_eq!(seqs, (1..next).collect::<Vec<_>>());
+            }
+        }
     }
 }

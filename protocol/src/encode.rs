@@ -17,7 +17,9 @@ use crate::frame::{self, Opcode};
 use crate::message::{Fields, Message, msgpack_from_json};
 use crate::room::RoomName;
 
-pub use socketio::{OFFSET_EVENT, STREAM_PREFIX, socketio_message, socketio_notice, stream_symbol};
+pub use socketio::{
+    OFFSET_EVENT, STREAM_PREFIX, socketio_batch, socketio_message, socketio_notice, stream_symbol,
+};
 
 /// The subprotocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -286,10 +288,10 @@ pub fn frames(
         Encoding::SocketIoStream => true,
     };
     let event = socketio::event(room, message, fields, stream);
-    let offset = format!(r#"42["{OFFSET_EVENT}","{}:{room}"]"#, message.seq);
+    let offset = socketio::offset(room, message.seq);
     let mut out = BytesMut::with_capacity(event.len() + offset.len() + 14);
     frame::put_frame(&mut out, Opcode::Text, &event);
-    frame::put_frame(&mut out, Opcode::Text, offset.as_bytes());
+    frame::put_frame(&mut out, Opcode::Text, &offset);
     out.freeze()
 }
 
@@ -344,7 +346,7 @@ pub fn array_frame<'a>(
     let size = frames.clone().map(Bytes::len).sum::<usize>();
     let mut payload = Vec::with_capacity(size + 8);
     match encoding {
-        // Socket.IO has no arrays: its clients get the frames one after the other.
+        // It has no arrays of notifications; see `socketio_batch`.
         Encoding::SocketIo | Encoding::SocketIoStream => return joined_frames(frames),
         Encoding::Json => {
             payload.push(b'[');

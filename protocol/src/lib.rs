@@ -15,6 +15,7 @@ pub mod link;
 pub mod market;
 pub mod message;
 pub mod outbox;
+pub mod pace;
 pub mod placement;
 pub mod position;
 pub mod relay;

@@ -112,6 +112,16 @@ pub struct Class {
     pub join_events: bool,
     /// Whether its messages are written to the time-series store.
     pub record: bool,
+    /// Names of events that do not wait in a flush window; `*` for all.
+    pub critical_events: Vec<String>,
+}
+
+impl Class {
+    /// Whether an event of this name does not wait in a flush window.
+    #[must_use]
+    pub fn is_critical(&self, event: &str) -> bool {
+        self.critical_events.iter().any(|name| name == "*" || name == event)
+    }
 }
 
 impl Default for Class {
@@ -126,6 +136,7 @@ impl Default for Class {
             presence: true,
             join_events: false,
             record: false,
+            critical_events: vec!["alert".to_owned()],
         }
     }
 }
@@ -157,7 +168,7 @@ pub fn default_classes() -> Vec<Class> {
         class("stream_", Access::Everyone, Access::Publishers),
         class("user_", Access::Owner, Access::Publishers),
         class("portfolio_", Access::Owner, Access::Publishers),
-        class("system_", Access::Users, Access::Nobody),
+        Class { critical_events: vec!["*".to_owned()], ..class("system_", Access::Users, Access::Nobody) },
         class("kline_", Access::Everyone, Access::Nobody),
         Class::default(),
     ]

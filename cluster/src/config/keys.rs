@@ -129,6 +129,19 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("limits.max_publish_batch", Kind::Int(1, 100_000), "Messages in one HTTP publish."),
     key("limits.max_http_body_bytes", Kind::Int(1_024, 268_435_456), "Largest HTTP body."),
+    key(
+        "batch.max_messages",
+        Kind::Int(1, 100_000),
+        "Messages of one room that may wait in the flush window; when there are so many they leave at once.",
+    ),
+    key("batch.max_bytes", Kind::Int(1_024, 16_777_216), "The same in bytes."),
+    key(
+        "batch.window_ms",
+        Kind::IntOr("auto", 0, 1_000),
+        "The flush window: how long a message may wait for others that leave with it in one write. \"auto\": not at all where there\n\
+         is CPU left, and up to batch.target_latency_ms where there is not; 0: never; or always so many milliseconds.",
+    ),
+    key("batch.target_latency_ms", Kind::Int(1, 1_000), "The longest window with \"auto\"."),
     key("heartbeat.ping_interval_ms", Kind::Int(100, 3_600_000), "Milliseconds between two pings."),
     key(
         "heartbeat.timeout_ms",
@@ -187,7 +200,8 @@ pub(super) const KEYS: &[Key] = &[
          (the user whose id follows the prefix), publishers, operators, nobody; presence: whether subscribers may ask who
 \
          else is there; join_events: whether room_member_joined and room_member_left are published into the room; record: whether its\n\
-         messages are written to the time-series store.",
+         messages are written to the time-series store; critical_events: names of events that do not wait in the flush window, \"*\" for\n\
+         all.",
     ),
     key("log.format", Kind::Choice(&["text", "json"]), "How log lines are written, on standard error."),
     key(

@@ -25,6 +25,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     /// An integer in this range.
     Int(i64, i64),
+    /// This word, or an integer in this range.
+    IntOr(&'static str, i64, i64),
     /// A number from 0 to 1.
     Ratio,
     /// true or false.
@@ -107,7 +109,9 @@ impl Kind {
         match self {
             Self::Bool => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Boolean),
             Self::Ratio => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Float),
-            Self::Int(..) => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Integer),
+            Self::Int(..) | Self::IntOr(..) => {
+                text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Integer)
+            }
             Self::Origins | Self::Networks if !text.trim_start().starts_with('[') => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::Array(parts.map(|part| Value::String(part.into())).collect())
@@ -130,6 +134,9 @@ impl Kind {
             Self::Bool => value.is_bool(),
             Self::Ratio => number(value).is_some_and(|n| (0.0..=1.0).contains(&n)),
             Self::Int(min, max) => value.as_integer().is_some_and(|n| (min..=max).contains(&n)),
+            Self::IntOr(word, min, max) => {
+                text == Some(word) || value.as_integer().is_some_and(|n| (min..=max).contains(&n))
+            }
             Self::Choice(words) => text.is_some_and(|text| words.contains(&text)),
             Self::Address => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
             Self::OptionalAddress => {
@@ -174,6 +181,7 @@ impl Kind {
             Self::Bool => "true or false".into(),
             Self::Ratio => "a number from 0 to 1".into(),
             Self::Int(min, max) => format!("an integer from {min} to {max}"),
+            Self::IntOr(word, min, max) => format!("\"{word}\", or an integer from {min} to {max}"),
             Self::Choice(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
             }
@@ -286,6 +294,9 @@ pub(super) fn render(config: &Config, documented: bool) -> String {
             comment(&mut out, key.doc);
             if let Kind::Int(min, max) = key.kind {
                 let _ = writeln!(out, "# {min} to {max}.");
+            }
+            if let Kind::IntOr(word, min, max) = key.kind {
+                let _ = writeln!(out, "# \"{word}\", or {min} to {max}.");
             }
             if key.kind == Kind::Ratio {
                 let _ = writeln!(out, "# 0 to 1.");

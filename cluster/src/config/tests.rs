@@ -63,6 +63,10 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "[broker]\nurl = \"kafka://x\"",
             "broker.url = \"kafka://x\" (from FILE): expected \"memory\", redis://",
         ),
+        (
+            "[batch]\nwindow_ms = \"soon\"",
+            "batch.window_ms = \"soon\" (from FILE): expected \"auto\", or an integer from 0 to 1000",
+        ),
         ("[otlp]\nsample = 1.5", "otlp.sample = 1.5 (from FILE): expected a number from 0 to 1"),
         ("[auth]\njwt_secret = 5", "auth.jwt_secret = *** (from FILE): expected a text"),
         (
@@ -214,4 +218,16 @@ fn what_hardly_can_be_meant_is_warned_of() {
     assert_eq!(warned("[auth]\nanonymous = \"none\"\njwt_secret = \"a secret that is long\""), "");
     let short = warned("[auth]\njwt_secret = \"hunter2\"");
     assert!(short.contains("auth.jwt_secret") && !short.contains("hunter2"), "{short}");
+}
+
+#[test]
+fn the_flush_window_is_a_word_or_a_number() {
+    use std::time::Duration;
+    let window = |file: &str, env: &[(&str, &str)]| load(file, env).map(|config| config.batch.window);
+    assert_eq!(window("", &[]), Ok(FlushWindow::Auto));
+    assert_eq!(window("[batch]\nwindow_ms = 7", &[]), Ok(FlushWindow::Fixed(Duration::from_millis(7))));
+    let env = [("TICKMESH_BATCH__WINDOW_MS", "auto")];
+    assert_eq!(window("[batch]\nwindow_ms = 7", &env), Ok(FlushWindow::Auto));
+    let env = [("TICKMESH_BATCH__WINDOW_MS", "0")];
+    assert_eq!(window("", &env), Ok(FlushWindow::Fixed(Duration::ZERO)));
 }

@@ -4,6 +4,7 @@
 //! threads; they are summed when somebody asks.
 
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -11,6 +12,7 @@ use prometheus_client::registry::Unit;
 use tickmesh_edge::metrics::{BATCH, ByWay, Count, DELAY, Distribution, Figures, LATENCY, PROTOCOLS};
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::outbox::Mark;
+use tickmesh_protocol::pace::Reason;
 use tickmesh_protocol::session::{Counters, Now, Occurrence};
 
 use super::Workers;
@@ -40,6 +42,11 @@ pub struct Traffic {
     write_messages: Distribution,
     publish_to_write: Distribution,
     queue_delay: Distribution,
+    /// The flush window, in microseconds.
+    flush_window: Count,
+    flush_changes: [Count; Reason::ALL.len()],
+    /// What the window is decided by, in thousandths.
+    load: Count,
 }
 
 impl Default for Traffic {
@@ -59,6 +66,9 @@ impl Default for Traffic {
             write_messages: Distribution::new(&BATCH),
             publish_to_write: Distribution::new(&LATENCY),
             queue_delay: Distribution::new(&DELAY),
+            flush_window: Count::default(),
+            flush_changes: Default::default(),
+            load: Count::default(),
         }
     }
 }
@@ -90,6 +100,15 @@ impl Traffic {
         }
         if mark.handed_at > 0 {
             self.queue_delay.observe(micros.saturating_sub(mark.handed_at), messages);
+        }
+    }
+
+    /// Notes a decision on the flush window.
+    pub(crate) fn paced(&self, window: Duration, load: f64, reason: Option<Reason>) {
+        self.flush_window.set(window.as_micros() as u64);
+        self.load.set((load * 1_000.0) as u64);
+        if let Some(reason) = reason {
+            self.flush_changes[reason as usize].add(1);
         }
     }
 
@@ -151,6 +170,15 @@ impl Collector for AllTraffic {
         figures.histogram("publish_to_write", text, Some(&Unit::Seconds), latencies, &LATENCY)?;
         let text = "From a message's fan-out on this node to its write to a socket";
         let delays = all.iter().map(|one| &one.queue_delay);
-        figures.histogram("queue_delay", text, Some(&Unit::Seconds), delays, &DELAY)
+        figures.histogram("queue_delay", text, Some(&Unit::Seconds), delays, &DELAY)?;
+        let most = |of: fn(&Traffic) -> &Count| all.iter().map(|one| of(one).get()).max().unwrap_or(0) as f64;
+        let text =
+            "How long messages wait for others that leave with them, on the thread where that is longest";
+        figures.seconds("flush_window", text, most(|one| &one.flush_window) / 1e6)?;
+        let changes = Reason::ALL
+            .map(|reason| ([("reason", reason.name())], sum(&|one| &one.flush_changes[reason as usize])));
+        figures.counters("flush_window_changes", "Changes of the flush windows, by reason", changes)?;
+        let text = "Part of the last time in which a worker thread ran or wanted to, or the process used its CPU: of the busiest";
+        figures.ratio("worker_load", text, most(|one| &one.load) / 1e3)
     }
 }

@@ -1,9 +1,14 @@
 //! Notifications as the packets of Socket.IO events.
 
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{filter, json, put_number};
+use crate::batch::Prepared;
+use crate::frame::{self, Opcode};
 use crate::message::{Fields, Message};
 use crate::room::RoomName;
 
@@ -42,6 +47,37 @@ pub fn socketio_message(room: &str, event: &str, seq: u64, timestamp: u64, data:
 /// event would be one more than the handlers of other clients take.
 pub const OFFSET_EVENT: &str = "_offset";
 
+/// Messages of a room as one event `batch`, whose argument is an array of what would be single events, for connections that
+/// asked for it; a second frame has the offset of the last.
+#[must_use]
+pub fn socketio_batch(room: &RoomName, messages: &[Arc<Prepared>]) -> Bytes {
+    let size = messages.iter().map(|message| message.message().data.get().len() + 150).sum::<usize>();
+    let mut event = Vec::with_capacity(size);
+    event.extend_from_slice(br#"42["batch",["#);
+    for (n, message) in messages.iter().enumerate() {
+        let message = message.message();
+        if n > 0 {
+            event.push(b',');
+        }
+        event.extend_from_slice(br#"{"event":"#);
+        event.extend_from_slice(&json(&message.event));
+        event.extend_from_slice(br#","room":""#);
+        event.extend_from_slice(room.as_str().as_bytes());
+        put_body(&mut event, message, &message.data);
+    }
+    event.extend_from_slice(b"]]");
+    let last = messages.last().map_or(0, |last| last.message().seq);
+    let mut out = BytesMut::with_capacity(event.len() + room.as_str().len() + 60);
+    frame::put_frame(&mut out, Opcode::Text, &event);
+    frame::put_frame(&mut out, Opcode::Text, &offset(room, last));
+    out.freeze()
+}
+
+/// The packet that tells how far the client has come in a room.
+pub(super) fn offset(room: &RoomName, seq: u64) -> Vec<u8> {
+    format!(r#"42["{OFFSET_EVENT}","{seq}:{room}"]"#).into_bytes()
+}
+
 /// A room's message as a Socket.IO event's packet.
 pub(super) fn event(room: &RoomName, message: &Message, fields: Option<&Fields>, stream: bool) -> Vec<u8> {
     let filtered = fields.and_then(|fields| filter(&message.data, fields));
@@ -56,10 +92,17 @@ pub(super) fn event(room: &RoomName, message: &Message, fields: Option<&Fields>,
         out.extend_from_slice(br#",{"room":""#);
         out.extend_from_slice(room.as_str().as_bytes());
     }
+    put_body(&mut out, message, data);
+    out.extend_from_slice(b"]");
+    out
+}
+
+/// What follows the name of a room or symbol, to the end of the object.
+fn put_body(out: &mut Vec<u8>, message: &Message, data: &RawValue) {
     out.extend_from_slice(br#"","seq":"#);
-    put_number(&mut out, message.seq);
+    put_number(out, message.seq);
     out.extend_from_slice(br#","timestamp":"#);
-    put_number(&mut out, message.timestamp);
+    put_number(out, message.timestamp);
     // Who came or went is told beside the room.
     if message.event.starts_with("room_member_")
         && let Ok(Member { sid, user_id }) = serde_json::from_str(message.data.get())
@@ -71,8 +114,7 @@ pub(super) fn event(room: &RoomName, message: &Message, fields: Option<&Fields>,
     }
     out.extend_from_slice(br#","data":"#);
     out.extend_from_slice(data.get().as_bytes());
-    out.extend_from_slice(b"}]");
-    out
+    out.push(b'}');
 }
 
 #[derive(serde::Deserialize)]

@@ -203,9 +203,9 @@ impl Session {
         handshake: &Handshake,
         credential: Option<String>,
         application: Application,
-        linked: bool,
+        wire: Wire,
     ) -> Self {
-        let wire = Wire { encoding: Encoding::SocketIo, batch: false, linked };
+        let (wire, linked) = (Wire { encoding: Encoding::SocketIo, ..wire }, wire.linked);
         let mut session = Self::silent(now, id, policy, Identity::anonymous(), wire);
         let mut face = Face::new(now, &session.policy, application, credential);
         face.pid = Some(handshake.pid.clone());

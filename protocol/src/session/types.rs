@@ -41,6 +41,12 @@ impl Wire {
     pub fn direct(encoding: Encoding) -> Self {
         Self { encoding, batch: false, linked: false }
     }
+
+    /// A Socket.IO client's.
+    #[must_use]
+    pub fn socketio() -> Self {
+        Self::direct(Encoding::SocketIo)
+    }
 }
 
 /// What is the same for all sessions of a node.

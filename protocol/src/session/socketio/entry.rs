@@ -24,12 +24,14 @@ use super::Application;
 pub(in crate::session) struct Entry {
     pid: Option<String>,
     offset: Option<String>,
+    batch: bool,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ConnectPayload {
     token: Option<String>,
+    batch: bool,
     pid: Option<String>,
     offset: Option<String>,
 }
@@ -55,7 +57,7 @@ impl Session {
         };
         let credential = payload.token.filter(|token| !token.is_empty()).or_else(|| face.credential.clone());
         face.entering = true;
-        let entry = Entry { pid: payload.pid, offset: payload.offset };
+        let entry = Entry { pid: payload.pid, offset: payload.offset, batch: payload.batch };
         let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
         self.command(wait(stamp, Purpose::Connect(entry)), Command::Identify(credential));
     }
@@ -106,6 +108,7 @@ impl Session {
             self.occurrences.push(Occurrence::Recovered { complete: recovered.is_some() });
         }
         self.identity = identity;
+        self.wire.batch |= entry.batch;
         if let Some(face) = &mut self.face {
             face.entering = false;
             face.enter_by = None;

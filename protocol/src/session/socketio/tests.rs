@@ -1,8 +1,14 @@
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
+use crate::batch::Batch;
 use crate::frame::{Incoming, Opcode, decode_header, parse_close};
-use crate::room::Classes;
-use crate::session::{Application, Handshake, Now, Policy, Session};
+use crate::identity::Identity;
+use crate::message::{History, Message};
+use crate::position::{Epoch, Position};
+use crate::room::{Classes, RoomName};
+use crate::session::{Application, Handshake, Now, Policy, Reply, Session, Wire};
 
 struct Client {
     session: Session,
@@ -27,7 +33,8 @@ impl Client {
         };
         let handshake = Handshake { sid: "e".into(), pid: "p".into(), upgrades: true };
         let now = Now { mono: 0, utc: 0 };
-        let session = Session::socketio(now, "s", Arc::new(policy), &handshake, None, application, false);
+        let session =
+            Session::socketio(now, "s", Arc::new(policy), &handshake, None, application, Wire::socketio());
         let mut client = Self { session, mono: 0 };
         assert!(client.read()[0].starts_with("0{"));
         client
@@ -117,4 +124,63 @@ fn a_silent_client_of_the_suite_is_given_up_before_the_suite_looks() {
         Some(810),
         "who answered has all the time that was announced"
     );
+}
+
+/// Enters with this packet, subscribes to `market_1` and `stream_1`, and is given two messages of each.
+fn messages_after(connect: &str) -> Vec<String> {
+    let mut client = Client::new(Application::Tickmesh, 30_000, 60_000);
+    client.say(connect);
+    let reply = |client: &mut Client, reply| {
+        let (ticket, _) = client.session.poll_command().expect("asked");
+        client.session.handle_reply(client.now(), ticket, reply);
+    };
+    reply(&mut client, Reply::Identity(Ok(Identity::user("ann"))));
+    let start = || Position { epoch: Epoch::new("e"), seq: 0 };
+    for event in [r#"42["subscribe",{"room":"market_1"}]"#, r#"42["subscribe_market_stream",{"symbol":"1"}]"#]
+    {
+        client.say(event);
+        let history = History { position: start(), messages: Vec::new(), complete: true, began_at: 0 };
+        reply(&mut client, Reply::History(Ok(history)));
+    }
+    client.read();
+    for room in ["market_1", "stream_1"] {
+        let message = |seq| {
+            Arc::new(Message {
+                seq,
+                timestamp: 5,
+                accepted_at: 0,
+                event: "quote".into(),
+                key: None,
+                data: RawValue::from_string(format!(r#"{{"p":{seq}}}"#)).unwrap(),
+                trace: None,
+            })
+        };
+        let room = RoomName::new(room).unwrap();
+        let batch = Batch::new(room, start(), vec![message(1), message(2)], 6);
+        client.session.handle_batch(client.now(), &Arc::new(batch));
+    }
+    client.read()
+}
+
+#[test]
+fn who_asks_for_it_gets_messages_that_come_together_as_one_event() {
+    let streams = [
+        r#"42["stream_data",{"symbol":"1","seq":1,"timestamp":5,"data":{"p":1}}]"#,
+        r#"42["stream_data",{"symbol":"1","seq":2,"timestamp":5,"data":{"p":2}}]"#,
+        r#"42["_offset","2:stream_1"]"#,
+    ];
+    let single = [
+        r#"42["quote",{"room":"market_1","seq":1,"timestamp":5,"data":{"p":1}}]"#,
+        r#"42["quote",{"room":"market_1","seq":2,"timestamp":5,"data":{"p":2}}]"#,
+        r#"42["_offset","2:market_1"]"#,
+    ];
+    assert_eq!(messages_after("40"), [&single[..], &streams].concat());
+    let together = [
+        concat!(
+            r#"42["batch",[{"event":"quote","room":"market_1","seq":1,"timestamp":5,"data":{"p":1}},"#,
+            r#"{"event":"quote","room":"market_1","seq":2,"timestamp":5,"data":{"p":2}}]]"#
+        ),
+        r#"42["_offset","2:market_1"]"#,
+    ];
+    assert_eq!(messages_after(r#"40{"batch":true}"#), [&together[..], &streams].concat());
 }

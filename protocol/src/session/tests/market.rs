@@ -167,8 +167,15 @@ fn missed_hits_are_no_messages_of_a_room_that_is_followed() {
 #[test]
 fn missed_hits_have_the_shape_of_live_ones_for_socket_io_and_are_told_to_their_user() {
     let handshake = Handshake { sid: "e".into(), pid: "p".into(), upgrades: false };
-    let session =
-        Session::socketio(T0, "s", Arc::new(keeping_users()), &handshake, None, Application::Tickmesh, false);
+    let session = Session::socketio(
+        T0,
+        "s",
+        Arc::new(keeping_users()),
+        &handshake,
+        None,
+        Application::Tickmesh,
+        Wire::socketio(),
+    );
     let mut client = Socket { session };
     let enter = |client: &mut Socket, user: &str| {
         while client.session.poll_command().is_some() {}

@@ -1,0 +1,64 @@
+//! When messages that wait for the same client leave.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// `[batch]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchConfig {
+    /// Messages of one room that wait for more; when there are so many they leave at once.
+    pub max_messages: usize,
+    /// The same in bytes.
+    pub max_bytes: usize,
+    /// How long the first of them waits.
+    #[serde(rename = "window_ms")]
+    pub window: FlushWindow,
+    /// With `auto`, the longest window, in milliseconds.
+    pub target_latency_ms: u64,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { max_messages: 100, max_bytes: 64 * 1024, window: FlushWindow::Auto, target_latency_ms: 50 }
+    }
+}
+
+/// `auto`, or milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushWindow {
+    /// None where there is CPU left, up to `batch.target_latency_ms` where there is not.
+    Auto,
+    /// Always this.
+    Fixed(Duration),
+}
+
+impl FlushWindow {
+    /// The word for [`Auto`](Self::Auto).
+    pub const AUTO: &'static str = "auto";
+}
+
+impl Serialize for FlushWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str(Self::AUTO),
+            Self::Fixed(window) => serializer.serialize_u64(window.as_millis() as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FlushWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Fixed(u64),
+            Word(String),
+        }
+        match Value::deserialize(deserializer)? {
+            Value::Fixed(ms) => Ok(Self::Fixed(Duration::from_millis(ms))),
+            Value::Word(word) if word == Self::AUTO => Ok(Self::Auto),
+            Value::Word(word) => Err(serde::de::Error::custom(format!("`{word}` is no window"))),
+        }
+    }
+}
