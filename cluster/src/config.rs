@@ -216,6 +216,8 @@ pub struct LimitsConfig {
     pub max_message_bytes: usize,
     /// Bytes of live messages that may wait for one connection.
     pub max_queue_bytes: usize,
+    /// Milliseconds that the oldest live message may wait for one connection; 0 for any time.
+    pub max_queue_age_ms: u64,
     /// Rooms that one connection may follow.
     pub max_subscriptions: usize,
     /// Requests of one connection that may wait for others.
@@ -233,6 +235,8 @@ pub struct LimitsConfig {
 pub struct HeartbeatConfig {
     /// Milliseconds between two pings.
     pub ping_interval_ms: u64,
+    /// Milliseconds between two pings of a connection that is not good, at least.
+    pub min_ping_interval_ms: u64,
     /// Milliseconds of silence after which a client is gone.
     pub timeout_ms: u64,
 }
@@ -353,6 +357,7 @@ impl Config {
                 max_connections_per_address: 0,
                 max_message_bytes: 64 * 1024,
                 max_queue_bytes: 1024 * 1024,
+                max_queue_age_ms: 30_000,
                 max_subscriptions: 1_000,
                 max_in_flight: 64,
                 max_gate_messages: 10_000,
@@ -360,7 +365,11 @@ impl Config {
                 max_http_body_bytes: 4 * 1024 * 1024,
             },
             batch: BatchConfig::default(),
-            heartbeat: HeartbeatConfig { ping_interval_ms: 30_000, timeout_ms: 60_000 },
+            heartbeat: HeartbeatConfig {
+                ping_interval_ms: 30_000,
+                min_ping_interval_ms: 5_000,
+                timeout_ms: 60_000,
+            },
             server: ServerConfig {
                 origins: Vec::new(),
                 trusted_proxies: Vec::new(),

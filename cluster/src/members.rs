@@ -57,6 +57,13 @@ pub struct Report {
     /// that was seen.
     #[serde(default)]
     pub queue_delay_ms: f64,
+    /// Average quality of its clients' connections, 0 to 100; 100 where nothing is known of any.
+    #[serde(default = "best")]
+    pub quality: f64,
+}
+
+fn best() -> f64 {
+    100.0
 }
 
 /// Why a lease was not renewed.

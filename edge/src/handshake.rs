@@ -14,6 +14,7 @@ use futures_util::SinkExt;
 use serde_json::json;
 use tickmesh_protocol::encode::Encoding;
 use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::shape::check_bandwidth;
 use tokio::io::AsyncWriteExt;
 
 use crate::socket::Socket;
@@ -53,6 +54,8 @@ pub struct Hello {
     pub encoding: Encoding,
     /// `batch=1`.
     pub batch: bool,
+    /// `max_bandwidth=`, in bytes a second; 0 for any.
+    pub max_bandwidth: u64,
     /// From the `Authorization` header, or else the query.
     pub token: Option<String>,
 }
@@ -105,7 +108,10 @@ pub fn check_origin(allowed: &[String], request: &Request) -> Result<(), Refused
 }
 
 /// Reads what the client wants, and names the chosen subprotocol in the response.
-pub fn hello(request: &Request, response: &mut ResponseBuilder) -> Hello {
+///
+/// # Errors
+/// 400 for a bandwidth that nobody can be held to.
+pub fn hello(request: &Request, response: &mut ResponseBuilder) -> Result<Hello, Refused> {
     let encoding = subprotocol(request);
     if let Some(name) = encoding.and_then(Encoding::subprotocol) {
         let name = HeaderValue::from_static(name);
@@ -113,12 +119,27 @@ pub fn hello(request: &Request, response: &mut ResponseBuilder) -> Hello {
     }
     let query: HashMap<Cow<'_, str>, Cow<'_, str>> =
         form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect();
+    let max_bandwidth = match query.get("max_bandwidth") {
+        None => 0,
+        Some(text) => {
+            // What is no number is out of bounds as well.
+            let rate = text.parse().unwrap_or(0);
+            check_bandwidth(rate).map_err(|failure| Refused {
+                status: StatusCode::BAD_REQUEST,
+                cause: "handshake",
+                failure,
+                body: None,
+            })?;
+            rate
+        }
+    };
     let token = bearer(request.headers()).or_else(|| query.get("token").map(AsRef::as_ref));
-    Hello {
+    Ok(Hello {
         encoding: encoding.unwrap_or(Encoding::Json),
         batch: query.get("batch").is_some_and(|value| value == "1"),
+        max_bandwidth,
         token: token.filter(|token| !token.is_empty()).map(str::to_owned),
-    }
+    })
 }
 
 /// The first offered subprotocol that is known (RFC 6455 §4.2.2).

@@ -144,6 +144,9 @@ pub static DELAY: Scale = Scale {
 /// Things that went together.
 pub static BATCH: Scale = Scale { bounds: &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024], per_unit: 1 };
 
+/// Points of a hundred.
+pub static SCORE: Scale = Scale { bounds: &[10, 20, 30, 40, 50, 60, 70, 80, 90, 100], per_unit: 1 };
+
 /// A histogram that one thread fills.
 #[derive(Debug)]
 pub struct Distribution {

@@ -13,6 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         session_id: "s".into(),
         encoding: Encoding::Json,
         batch: false,
+        max_bandwidth: 0,
         token: None,
         remote: String::new(),
         socketio: None,

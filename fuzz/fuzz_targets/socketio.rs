@@ -18,6 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
         classes: Classes::default(),
         max_message_bytes: 4_096,
         max_queue_bytes: 65_536,
+        max_queue_age_ms: 0,
+        min_ping_interval_ms: 5_000,
         max_subscriptions: 4,
         max_in_flight: 4,
         max_gate_messages: 4,

@@ -63,7 +63,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refused> {
         let text = refusal.to_string();
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.cause(), ErrorCode::ServiceUnavailable, text)
     })?;
-    let hello = handshake::hello(request, &mut response);
+    let hello = handshake::hello(request, &mut response)?;
     Ok(Accepted { response, hello, remote, guard })
 }
 
@@ -96,6 +96,7 @@ async fn hold(worker: Rc<Worker>, request: &Request, accepted: Accepted, http: H
         session_id: uuid::Uuid::now_v7().simple().to_string(),
         encoding: hello.encoding,
         batch: hello.batch,
+        max_bandwidth: hello.max_bandwidth,
         token: hello.token,
         remote: remote.to_string(),
         socketio: None,

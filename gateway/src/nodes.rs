@@ -77,6 +77,7 @@ struct Load {
     others: u64,
     cpu_percent: f64,
     queue_delay_ms: f64,
+    quality_loss: f64,
 }
 
 /// A connection counted at its node.
@@ -103,8 +104,12 @@ impl Node {
 
     fn learn(&self, report: &Report) {
         let others = report.connections.saturating_sub(self.links() as u64);
-        *self.load.lock() =
-            Load { others, cpu_percent: report.cpu_percent, queue_delay_ms: report.queue_delay_ms };
+        *self.load.lock() = Load {
+            others,
+            cpu_percent: report.cpu_percent,
+            queue_delay_ms: report.queue_delay_ms,
+            quality_loss: 100.0 - report.quality,
+        };
     }
 
     /// Takes in how long an answer took; the last few count.
@@ -122,6 +127,7 @@ impl Node {
             connections: load.others + self.links() as u64,
             cpu_percent: load.cpu_percent,
             queue_delay_ms: load.queue_delay_ms,
+            quality_loss: load.quality_loss,
             round_trip_ms: self.round_trip.load(Ordering::Relaxed) as f64 / 1_000.0,
             passed_over: self.is_passed_over(now),
         }
@@ -443,6 +449,7 @@ mod tests {
                 messages_per_s: 0.0,
                 zone: String::new(),
                 queue_delay_ms: 0.0,
+                quality: 100.0,
             };
             let node = Node::new(&report);
             node.state.send_replace(state);

@@ -300,6 +300,7 @@ fn reporter(
         messages_per_s: 0.0,
         zone: zone.clone(),
         queue_delay_ms: 0.0,
+        quality: 100.0,
     }
 }
 

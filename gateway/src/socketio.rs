@@ -147,6 +147,7 @@ fn hold(
         session_id: uuid::Uuid::now_v7().simple().to_string(),
         encoding: Encoding::SocketIo,
         batch: asked.batch,
+        max_bandwidth: 0,
         token: asked.token,
         remote: remote.to_string(),
         socketio: Some(handshake),

@@ -292,7 +292,16 @@ impl Hub {
         inner.by_id.insert(id.clone(), key);
         inner.members.insert(
             key,
-            Member { id, user: None, credential: None, linked, address, pending: SmallVec::new(), period: 0 },
+            Member {
+                id,
+                user: None,
+                credential: None,
+                linked,
+                address,
+                pending: SmallVec::new(),
+                period: 0,
+                quality: None,
+            },
         );
         inner.identify(key, session.identity());
         key
@@ -303,12 +312,26 @@ impl Hub {
         self.inner.borrow_mut().identify(key, who);
     }
 
+    /// A session's connection was measured.
+    pub(crate) fn rated(&self, key: MemberKey, score: u8) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(member) = inner.members.get_mut(&key) else { return };
+        match member.quality.replace(score) {
+            Some(before) => self.traffic.quality.take(before.into()),
+            None => self.traffic.rated.add(1),
+        }
+        self.traffic.quality.add(score.into());
+    }
+
     /// Forgets a session and the rooms that it follows.
     pub(crate) fn exit<'r>(self: &Rc<Self>, key: MemberKey, rooms: impl Iterator<Item = &'r RoomName>) {
         for room in rooms {
             self.leave(key, room);
         }
-        self.inner.borrow_mut().remove(key);
+        if let Some(score) = self.inner.borrow_mut().remove(key) {
+            self.traffic.rated.take(1);
+            self.traffic.quality.take(score.into());
+        }
     }
 
     /// From the answer on, every later message of the room is delivered to the session. The session is in the room

@@ -109,7 +109,8 @@ async fn begin(worker: &Rc<Worker>, mut stream: Socket, records: Records, wanted
             Session::socketio(now, &session_id, policy, &handshake, token, application, wire)
         }
         Wanted::Open(open) => {
-            let wire = Wire { encoding: open.encoding, batch: open.batch, linked: true };
+            let Open { encoding, batch, max_bandwidth, .. } = open;
+            let wire = Wire { encoding, batch, max_bandwidth, linked: true };
             match worker.auth.identify(open.token.as_deref(), now.utc) {
                 Ok(identity) => Session::new(now, &open.session_id, policy, identity, wire),
                 Err(error) => {

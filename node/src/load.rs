@@ -105,6 +105,7 @@ impl Load {
             messages_per_s: 0.0,
             zone,
             queue_delay_ms: 0.0,
+            quality: 100.0,
         }
     }
 
@@ -131,6 +132,7 @@ impl Load {
         self.base.cpu_percent = cpu_percent;
         self.base.messages_per_s = messages_per_s;
         self.base.queue_delay_ms = rounded(self.delay.take());
+        self.base.quality = rounded(self.metrics.quality().unwrap_or(100.0));
         self.now(cpu_percent, memory_bytes, messages_per_s)
     }
 

@@ -169,6 +169,12 @@ impl Metrics {
         self.sum(|one| one.sent_bytes.get())
     }
 
+    /// Average quality of the connections that are open and were measured.
+    pub(crate) fn quality(&self) -> Option<f64> {
+        let rated = self.sum(|one| one.rated.get());
+        (rated > 0).then(|| self.sum(|one| one.quality.get()) as f64 / rated as f64)
+    }
+
     /// Sessions begun.
     #[must_use]
     pub fn sessions(&self) -> u64 {

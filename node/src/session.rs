@@ -3,7 +3,8 @@
 //! The actor owns its socket. All input and output is in one future that runs after the mailbox was emptied, so that
 //! whatever came in at once leaves in one write; a socket that takes nothing stops only the writing, never the actor.
 //!
-//! Invariants: bytes are taken from the session only when the socket is ready for them, at most `WRITE_AHEAD` of
+//! Invariants: bytes are taken from the session only when the socket is ready for them, at most `WRITE_AHEAD` (less where
+//! the connection is not good) of
 //! them, so that the backlog stays where it can be conflated; handlers only queue. It must not know the wire format.
 
 mod effects;
@@ -23,7 +24,7 @@ use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::link::Records;
 use tickmesh_protocol::outbox::Mark;
 use tickmesh_protocol::room::RoomName;
-use tickmesh_protocol::session::{Counters, Session};
+use tickmesh_protocol::session::{Counters, Occurrence, Session};
 use tickmesh_store::relational::AuditEvent;
 
 use crate::clock;
@@ -94,7 +95,7 @@ pub struct SessionInfo {
     pub queued_bytes: usize,
     /// Milliseconds of the last ping.
     pub round_trip_ms: Option<u64>,
-    /// 0 to 100, see [`Session::quality`].
+    /// 0 to 100, see [`tickmesh_protocol::quality`].
     pub quality: u8,
 }
 
@@ -146,6 +147,9 @@ impl SessionActor {
         }
         while let Some(occurrence) = self.session.poll_occurrence() {
             traffic.happened(self.way.socketio, occurrence);
+            if let (Occurrence::Rated(score), Some(key)) = (occurrence, self.key) {
+                self.worker.hub.rated(key, score);
+            }
         }
         // From long-polling to a WebSocket.
         if self.way.transport == Transport::Polling && !stream.is_polling() {
@@ -234,7 +238,7 @@ impl Handler<Notice> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Notice(batch): Notice, _: &mut Self::Context) {
-        self.session.handle_notice(&batch);
+        self.session.handle_notice(clock::now(), &batch);
     }
 }
 
@@ -269,7 +273,7 @@ impl Handler<Describe> for SessionActor {
             conflated: counters.conflated,
             queued_bytes: self.session.queued_bytes(),
             round_trip_ms: self.session.round_trip_ms(),
-            quality: self.session.quality(),
+            quality: self.session.quality(clock::now()),
         })
     }
 }

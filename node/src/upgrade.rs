@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
 use bytes::Bytes;
-use tickmesh_edge::handshake::{self, Http, RUN_HEADER, Refused, bearer};
+use tickmesh_edge::handshake::{self, Hello, Http, RUN_HEADER, Refused, bearer};
 use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::error::ErrorCode;
@@ -82,8 +82,9 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = worker.proxies.client(peer, request.headers());
     let guard = admit(worker, remote)?;
-    let hello = handshake::hello(request, &mut response);
-    let wire = Wire { encoding: hello.encoding, batch: hello.batch, linked: false };
+    let hello = handshake::hello(request, &mut response)?;
+    let Hello { encoding, batch, max_bandwidth, .. } = hello;
+    let wire = Wire { encoding, batch, max_bandwidth, linked: false };
     let now = clock::now();
     let id = uuid::Uuid::now_v7().simple().to_string();
     let policy = worker.policy.clone();

@@ -63,6 +63,9 @@ pub struct Open {
     pub encoding: Encoding,
     /// Arrays of notifications are allowed.
     pub batch: bool,
+    /// Bytes a second that it wants at most; 0 for any.
+    #[serde(default)]
+    pub max_bandwidth: u64,
     /// Its credential, if it has one.
     pub token: Option<String>,
     /// Its address, for operators.

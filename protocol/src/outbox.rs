@@ -17,6 +17,8 @@ pub struct Outbox {
     queue: VecDeque<Entry>,
     answer_bytes: usize,
     live_bytes: usize,
+    /// When the oldest of the live messages was queued.
+    oldest_live: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -24,6 +26,8 @@ struct Entry {
     bytes: Bytes,
     kind: Kind,
     note: Option<Box<Note>>,
+    /// When it was queued.
+    at: u64,
 }
 
 /// What an entry is.
@@ -55,36 +59,41 @@ impl Mark {
     }
 }
 
-/// What leaves the queue: bytes, what is measured of them, and the note before them.
-pub(crate) type Popped = (Bytes, Mark, Option<Box<Note>>);
+/// What leaves the queue: bytes, what is measured of them, the note before them, and of live messages when they were queued.
+pub(crate) type Popped = (Bytes, Mark, Option<Box<Note>>, Option<u64>);
 
 impl Outbox {
-    /// Queues frames.
-    pub fn push(&mut self, bytes: Bytes, kind: Kind, note: Option<Box<Note>>) {
+    /// Queues frames, at a time in milliseconds on the monotonic clock.
+    pub fn push(&mut self, bytes: Bytes, kind: Kind, note: Option<Box<Note>>, at: u64) {
         match kind {
             Kind::Answer => self.answer_bytes += bytes.len(),
-            Kind::Live(_) => self.live_bytes += bytes.len(),
+            Kind::Live(_) => {
+                self.live_bytes += bytes.len();
+                self.oldest_live.get_or_insert(at);
+            }
         }
-        self.queue.push_back(Entry { bytes, kind, note });
+        self.queue.push_back(Entry { bytes, kind, note, at });
     }
 
     /// Takes what is to be written next.
     pub(crate) fn pop(&mut self) -> Option<Popped> {
-        let Entry { bytes, kind, note } = self.queue.pop_front()?;
-        let mark = match kind {
+        let Entry { bytes, kind, note, at } = self.queue.pop_front()?;
+        let (mark, queued) = match kind {
             Kind::Answer => {
                 self.answer_bytes -= bytes.len();
-                Mark::default()
+                (Mark::default(), None)
             }
             Kind::Live(mark) => {
                 self.live_bytes -= bytes.len();
-                mark
+                let next = self.queue.iter().find(|entry| matches!(entry.kind, Kind::Live(_)));
+                self.oldest_live = next.map(|entry| entry.at);
+                (mark, Some(at))
             }
         };
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue.shrink_to(0);
         }
-        Some((bytes, mark, note))
+        Some((bytes, mark, note, queued))
     }
 
     /// Forgets everything.
@@ -96,6 +105,12 @@ impl Outbox {
     #[must_use]
     pub fn answer_bytes(&self) -> usize {
         self.answer_bytes
+    }
+
+    /// When the oldest of the live messages that wait was queued.
+    #[must_use]
+    pub fn oldest_live(&self) -> Option<u64> {
+        self.oldest_live
     }
 
     /// Bytes of live messages that wait.

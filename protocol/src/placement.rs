@@ -16,11 +16,11 @@ const SLOW_MS: f64 = 500.0;
 const BOUND_PERCENT: u64 = 125;
 /// And so many connections more, so that where there are few, those of a key are not parted.
 const BOUND_ROOM: u64 = 32;
-/// What CPU, queue delay and round trip weigh beside the number of connections. They decide between nodes that are about
+/// What CPU, queue delay, round trip and quality weigh beside the number of connections. They decide between nodes that are about
 /// even: together they outweigh a difference in connections of a tenth, not more, which is what balancing leaves alone.
-const WEIGHT: f64 = 0.015;
-/// Below these, differences are noise: connections, percent of a core, milliseconds, milliseconds.
-const NOISE: [f64; 4] = [1.0, 5.0, 5.0, 1.0];
+const WEIGHT: f64 = 0.0115;
+/// Below these, differences are noise: connections, percent of a core, milliseconds, milliseconds, points.
+const NOISE: [f64; 5] = [1.0, 5.0, 5.0, 1.0, 10.0];
 
 /// A node that takes sessions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +37,8 @@ pub struct Candidate<'a> {
     pub queue_delay_ms: f64,
     /// How long it takes to answer over a link, in milliseconds.
     pub round_trip_ms: f64,
+    /// What its connections' quality lacks of 100, on average.
+    pub quality_loss: f64,
     /// It failed sessions lately.
     pub passed_over: bool,
 }
@@ -87,10 +89,16 @@ fn by_load(candidates: &[Candidate<'_>], from: &[usize], random: u64) -> Option<
 /// Compares what each has of what both have: so a percent and a millisecond need no common measure.
 fn is_better(one: &Candidate<'_>, other: &Candidate<'_>) -> bool {
     let figures = |node: &Candidate<'_>| {
-        [node.connections as f64, node.cpu_percent, node.queue_delay_ms, node.round_trip_ms]
+        [
+            node.connections as f64,
+            node.cpu_percent,
+            node.queue_delay_ms,
+            node.round_trip_ms,
+            node.quality_loss,
+        ]
     };
     let (a, b) = (figures(one), figures(other));
-    let difference: f64 = (0..4)
+    let difference: f64 = (0..NOISE.len())
         .map(|n| {
             let weight = if n == 0 { 1.0 } else { WEIGHT };
             weight * (a[n] - b[n]) / (a[n] + b[n] + NOISE[n])
@@ -159,6 +167,7 @@ mod tests {
             cpu_percent: 0.0,
             queue_delay_ms: 0.0,
             round_trip_ms: 0.0,
+            quality_loss: 0.0,
             passed_over: false,
         }
     }
@@ -181,8 +190,13 @@ mod tests {
 
     #[test]
     fn load_decides_between_nodes_that_are_about_even_and_no_others() {
-        let busy =
-            Candidate { cpu_percent: 90.0, queue_delay_ms: 100.0, round_trip_ms: 50.0, ..node("busy", 100) };
+        let busy = Candidate {
+            cpu_percent: 90.0,
+            queue_delay_ms: 100.0,
+            round_trip_ms: 50.0,
+            quality_loss: 40.0,
+            ..node("busy", 100)
+        };
         assert_eq!(chosen(&[busy, node("free", 104)], Wanted::default()), ["free"]);
         assert_eq!(chosen(&[busy, node("free", 120)], Wanted::default()), ["busy"]);
         let noise = Candidate { cpu_percent: 1.0, ..node("noise", 100) };

@@ -15,6 +15,7 @@
 mod actions;
 mod output;
 mod recovery;
+mod shaped;
 mod snapshot;
 mod socketio;
 mod status;
@@ -40,10 +41,13 @@ use crate::link::{Change, Done, ToGateway};
 use crate::message::{ClientMessage, json_from_msgpack};
 use crate::outbox::{Kind, Mark, Outbox};
 use crate::position::Position;
+use crate::quality::{self, Quality};
 use crate::room::RoomName;
+use crate::shape::Shaper;
 
 pub use actions::{history_data, history_replay};
 pub use recovery::Parked;
+use shaped::Held;
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
 use socketio::{Answer, Entry, Face};
 pub use socketio::{Application, FaceSnapshot, Handshake};
@@ -90,7 +94,8 @@ pub struct Session {
     identity: Identity,
     wire: Wire,
     connected_utc: u64,
-    subscriptions: FxHashMap<RoomName, Subscription>,
+    /// Boxed, because tables have room for several and most sessions have one.
+    subscriptions: FxHashMap<RoomName, Box<Subscription>>,
     waiting: FxHashMap<Ticket, Waiting>,
     next_ticket: u64,
     commands: VecDeque<(Ticket, Command)>,
@@ -99,9 +104,14 @@ pub struct Session {
     due: VecDeque<RoomName>,
     /// Rooms whose conflated messages are held by a rate limit, by the time that ends it.
     held: BinaryHeap<Reverse<(u64, RoomName)>>,
+    /// Of a client that wants no more than so much: its live messages, in place of `due` and of what is live in `out`.
+    shaper: Option<Box<Shaper<Held>>>,
+    /// The time of the last input, in milliseconds on the monotonic clock.
+    clock: u64,
     last_heard: u64,
     next_ping: u64,
     round_trip_ms: Option<u64>,
+    quality: Quality,
     ending: Option<Ending>,
     counters: Counters,
     occurrences: Vec<Occurrence>,
@@ -178,9 +188,13 @@ impl Session {
             out: Outbox::default(),
             due: VecDeque::new(),
             held: BinaryHeap::new(),
+            shaper: (wire.max_bandwidth > 0).then(|| Box::new(Shaper::new(wire.max_bandwidth, now.mono))),
+            clock: now.mono,
             last_heard: now.mono,
-            next_ping: now.mono + policy.ping_interval_ms,
+            next_ping: now.mono
+                + quality::ping_interval(None, policy.ping_interval_ms, policy.min_ping_interval_ms),
             round_trip_ms: None,
+            quality: Quality::default(),
             ending: None,
             counters: Counters::default(),
             occurrences: Vec::new(),
@@ -215,7 +229,7 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        self.last_heard = now.mono;
+        (self.clock, self.last_heard) = (now.mono, now.mono);
         match (incoming, self.wire.encoding) {
             (Incoming::Text(text), Encoding::SocketIo) => self.handle_packet(now, text),
             (Incoming::Binary(bytes), Encoding::SocketIo) => self.handle_attachment(now, bytes),
@@ -232,7 +246,7 @@ impl Session {
             }
             (Incoming::Pong(payload), _) => {
                 if let Ok(sent) = <[u8; 8]>::try_from(*payload) {
-                    self.round_trip_ms = now.mono.checked_sub(u64::from_be_bytes(sent));
+                    self.answered(now, u64::from_be_bytes(sent));
                 }
             }
             (Incoming::Close(_), _) => self.close(CloseCode::Normal),
@@ -246,7 +260,11 @@ impl Session {
 
     /// Takes the answer to a command.
     pub fn handle_reply(&mut self, now: Now, ticket: Ticket, reply: Reply) {
+        self.clock = now.mono;
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
+        if self.waiting.is_empty() {
+            self.waiting = FxHashMap::default();
+        }
         if self.ending.is_some() {
             return;
         }
@@ -310,19 +328,25 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
+        self.clock = now.mono;
+        if let Some(shaper) = &mut self.shaper {
+            shaper.wake(now.mono);
+        }
         if self.identity.expires_at.is_some_and(|at| at <= now.utc) {
             let failure = Failure::new(ErrorCode::AuthTokenExpired, "the token expired");
             self.reject(now, None, None, &failure);
             self.close(CloseCode::TokenExpired);
         } else if now.mono >= self.silent_until() {
             self.close(CloseCode::Idle);
+        } else if self.stale_at().is_some_and(|at| at <= now.mono) {
+            self.close(CloseCode::SlowConsumer);
         } else if self.entry_deadline().is_some_and(|at| at <= now.mono) {
             self.close(CloseCode::Policy);
         } else if now.mono >= self.next_ping && self.face.is_some() {
-            self.next_ping = now.mono + self.policy.ping_interval_ms;
+            self.next_ping = now.mono + self.ping_interval(now);
             self.ping_packet(now);
         } else if now.mono >= self.next_ping {
-            self.next_ping = now.mono + self.policy.ping_interval_ms;
+            self.next_ping = now.mono + self.ping_interval(now);
             let mut frame = BytesMut::with_capacity(10);
             frame::put_frame(&mut frame, Opcode::Ping, &now.mono.to_be_bytes());
             self.push(frame.freeze(), Kind::Answer, None, None);
@@ -334,7 +358,7 @@ impl Session {
         }
         while self.held.peek().is_some_and(|Reverse((at, _))| *at <= now.mono) {
             if let Some(Reverse((_, room))) = self.held.pop() {
-                self.due.push_back(room);
+                self.schedule(room);
             }
         }
     }
@@ -357,6 +381,7 @@ impl Session {
         }
         if code == CloseCode::SlowConsumer {
             self.out.clear();
+            self.shaper = None;
         } else {
             self.flush_due();
         }
@@ -366,7 +391,7 @@ impl Session {
         frame::put_close(&mut frame, code.code(), code.reason());
         self.push(frame.freeze(), Kind::Answer, None, None);
         if self.wire.linked {
-            self.out.push(ToGateway::Ended.encode(), Kind::Answer, None);
+            self.out.push(ToGateway::Ended.encode(), Kind::Answer, None, self.clock);
         }
         self.end(Ending::Closed(code));
     }
@@ -375,7 +400,7 @@ impl Session {
     /// asked again there; conflated messages that wait are read again.
     pub fn freeze(&mut self) {
         if self.ending.is_none() {
-            self.out.push(ToGateway::Frozen.encode(), Kind::Answer, None);
+            self.out.push(ToGateway::Frozen.encode(), Kind::Answer, None, self.clock);
             self.end(Ending::Moved);
         }
     }
@@ -388,13 +413,19 @@ impl Session {
         self.due.clear();
         self.held.clear();
         self.retries.clear();
+        self.shaper = None;
     }
 
     // ---- outputs ----
 
     /// What others have to do; the ticket goes back with the reply.
     pub fn poll_command(&mut self) -> Option<(Ticket, Command)> {
-        self.commands.pop_front()
+        let next = self.commands.pop_front();
+        if self.commands.is_empty() && self.commands.capacity() > 0 {
+            // A session that has nothing to do holds nothing for it, here and in other places.
+            self.commands = VecDeque::new();
+        }
+        next
     }
 
     /// Bytes to be written next: one or more whole frames. What was taken cannot be conflated any more, so take
@@ -429,10 +460,9 @@ impl Session {
         let expiry = self.identity.expires_at.map(|at| now.mono + at.saturating_sub(now.utc));
         let held = self.held.peek().map(|Reverse((at, _))| *at);
         let retry = self.retries.iter().map(|(at, ..)| *at).min();
-        [Some(alive), expiry, held, retry, self.entry_deadline(), self.suite_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let shaped = self.shaper.as_ref().and_then(|shaper| shaper.waits_until());
+        let (entry, suite) = (self.entry_deadline(), self.suite_deadline());
+        [Some(alive), expiry, held, retry, entry, suite, shaped, self.stale_at()].into_iter().flatten().min()
     }
 
     // ---- inside ----

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tickmesh_protocol::frame::{Opcode, parse_close};
 use tickmesh_tests::{Client, DEADLINE, RawClient, Sandbox, eventually};
 
 /// Small bounds, so that a client is slow after kilobytes, and is judged after a second.
@@ -180,4 +181,88 @@ async fn many_rate_limits_at_once_end_no_connection() {
     for reader in readers {
         reader.await.expect("stays connected and gets the last values");
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_is_never_far_behind_in_bytes_is_closed_when_it_is_in_time() {
+    let sandbox = Sandbox::with(1, |config| {
+        config.limits.max_queue_bytes = 64 << 20;
+        config.limits.max_queue_age_ms = 1_000;
+        config.limits.max_http_body_bytes = 16 << 20;
+    });
+    let mut slow = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    slow.send_text(SUBSCRIBE).await;
+    eventually("it follows", || async {
+        sandbox.get("/api/v1/rooms/market_1").await.json()["subscribers"] == 1
+    })
+    .await;
+    let message = |_| json!({"room": "market_1", "event": "e", "data": "x".repeat(8_000)});
+    let messages: Vec<_> = (0..1_000).map(message).collect();
+    let answer = sandbox.post(0, "/api/v1/publish", &json!({ "messages": messages })).await;
+    assert_eq!(answer.status, 200);
+    // It reads all the time, but would need half a minute.
+    let mut got = 0;
+    let code = loop {
+        match slow.frame().await {
+            Some((Opcode::Close, payload)) => break parse_close(&payload).expect("a close frame"),
+            Some((Opcode::Text, _)) => got += 1,
+            Some(_) => {}
+            None => break None,
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    };
+    assert_eq!(code, Some(4003));
+    assert!(got < 500, "{got}");
+}
+
+#[tokio::test]
+async fn a_bandwidth_is_kept_and_no_room_takes_all_of_it() {
+    const RATE: f64 = 50_000.0;
+    let sandbox = Sandbox::open();
+    let mut client = Client::connect(sandbox.address(0), "?max_bandwidth=50000").await;
+    for room in ["market_loud", "market_quiet"] {
+        client.subscribe(room, json!({})).await;
+    }
+    let message = |_| json!({"room": "market_loud", "event": "e", "data": "x".repeat(1_000)});
+    let messages: Vec<_> = (0..100).map(message).collect();
+    let began = tokio::time::Instant::now();
+    let answer = sandbox.post(0, "/api/v1/publish", &json!({ "messages": messages })).await;
+    assert_eq!(answer.status, 200);
+    sandbox.publish("market_quiet", json!("q")).await;
+    client.read_until("market_quiet", 1).await;
+    let before = client.room("market_loud").seq;
+    assert!(before < 50, "the quiet room does not wait for the loud one: {before}");
+    client.read_until("market_loud", 100).await;
+    let took = began.elapsed().as_secs_f64();
+    // All but what the bucket held at first.
+    assert!(took >= (100_000.0 - 10_000.0) / RATE, "{took} s");
+
+    for bad in ["0", "1023", "fast", "-5", "2000000000"] {
+        let refused = Client::try_connect(sandbox.address(0), &format!("?max_bandwidth={bad}"), &[]).await;
+        assert_eq!(refused.err(), Some(400), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_measured_and_its_score_is_told() {
+    let sandbox = Sandbox::with(1, |config| {
+        config.heartbeat.ping_interval_ms = 200;
+        config.heartbeat.timeout_ms = 10_000;
+    });
+    let mut client = sandbox.client().await;
+    let end = tokio::time::Instant::now() + DEADLINE;
+    let stats = loop {
+        let stats = client.request("stats", json!({})).await["data"].clone();
+        if stats["smoothed_round_trip_ms"].is_u64() {
+            break stats;
+        }
+        assert!(tokio::time::Instant::now() < end, "no ping: {stats}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(stats["quality"].as_u64().is_some_and(|score| (50..=100).contains(&score)), "{stats}");
+    let metrics = sandbox.get("/metrics").await.body;
+    let line = metrics.lines().find(|line| line.starts_with("tickmesh_session_quality_count"));
+    assert!(line.is_some_and(|line| !line.ends_with(" 0")), "{line:?}");
+    let sessions = sandbox.get("/api/v1/sessions").await.body;
+    assert!(sessions.contains("\"quality\":"), "{sessions}");
 }

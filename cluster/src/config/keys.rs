@@ -116,6 +116,11 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Int(16_384, 1_073_741_824),
         "Bytes of live messages that may wait for one connection; beyond it closes with 4003.",
     ),
+    key(
+        "limits.max_queue_age_ms",
+        Kind::Int(0, 3_600_000),
+        "Milliseconds that the oldest live message may wait for one connection; beyond it closes with 4003. 0 for any time.",
+    ),
     key("limits.max_subscriptions", Kind::Int(1, 100_000), "Rooms that one connection may follow."),
     key(
         "limits.max_in_flight",
@@ -142,7 +147,16 @@ pub(super) const KEYS: &[Key] = &[
          is CPU left, and up to batch.target_latency_ms where there is not; 0: never; or always so many milliseconds.",
     ),
     key("batch.target_latency_ms", Kind::Int(1, 1_000), "The longest window with \"auto\"."),
-    key("heartbeat.ping_interval_ms", Kind::Int(100, 3_600_000), "Milliseconds between two pings."),
+    key(
+        "heartbeat.ping_interval_ms",
+        Kind::Int(100, 3_600_000),
+        "Milliseconds between two pings, at most; clients are told.",
+    ),
+    key(
+        "heartbeat.min_ping_interval_ms",
+        Kind::Int(100, 3_600_000),
+        "The same at least: connections that are not good, or not known yet, are asked more often.",
+    ),
     key(
         "heartbeat.timeout_ms",
         Kind::Int(200, 7_200_000),

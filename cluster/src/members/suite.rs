@@ -27,6 +27,7 @@ pub fn report(id: &str, run: u64) -> Report {
         messages_per_s: 0.0,
         zone: String::new(),
         queue_delay_ms: 0.0,
+        quality: 100.0,
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) struct Member {
     pub(super) pending: SmallVec<[Arc<Batch>; 1]>,
     /// The period in which it was woken last.
     pub(super) period: u32,
+    /// The score of its connection, once it was measured.
+    pub(super) quality: Option<u8>,
 }
 
 impl Inner {
@@ -96,8 +98,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn remove(&mut self, key: MemberKey) {
-        let Some(member) = self.members.remove(&key) else { return };
+    /// Forgets a member; gives its score, if it had one.
+    pub(super) fn remove(&mut self, key: MemberKey) -> Option<u8> {
+        let member = self.members.remove(&key)?;
         self.by_id.remove(&member.id);
         if let Some(user) = member.user
             && let Some(keys) = self.by_user.get_mut(&user)
@@ -107,6 +110,7 @@ impl Inner {
                 self.by_user.remove(&user);
             }
         }
+        member.quality
     }
 
     pub(super) fn attendee(&self, key: MemberKey) -> Option<Attendee> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
-use tickmesh_edge::metrics::{BATCH, ByWay, Count, DELAY, Distribution, Figures, LATENCY, PROTOCOLS};
+use tickmesh_edge::metrics::{BATCH, ByWay, Count, DELAY, Distribution, Figures, LATENCY, PROTOCOLS, SCORE};
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::outbox::Mark;
 use tickmesh_protocol::pace::Reason;
@@ -39,6 +39,11 @@ pub struct Traffic {
     /// By protocol, then whether complete.
     recoveries: [[Count; 2]; 2],
     resyncs: Count,
+    /// Connections that are open and were measured, and the sum of their scores.
+    pub rated: Count,
+    /// See `rated`.
+    pub quality: Count,
+    ratings: Distribution,
     write_messages: Distribution,
     publish_to_write: Distribution,
     queue_delay: Distribution,
@@ -63,6 +68,9 @@ impl Default for Traffic {
             errors: Default::default(),
             recoveries: Default::default(),
             resyncs: Count::default(),
+            rated: Count::default(),
+            quality: Count::default(),
+            ratings: Distribution::new(&SCORE),
             write_messages: Distribution::new(&BATCH),
             publish_to_write: Distribution::new(&LATENCY),
             queue_delay: Distribution::new(&DELAY),
@@ -88,6 +96,7 @@ impl Traffic {
                 self.recoveries[usize::from(socketio)][usize::from(complete)].add(1);
             }
             Occurrence::Resync => self.resyncs.add(1),
+            Occurrence::Rated(score) => self.ratings.observe(score.into(), 1),
         }
     }
 
@@ -163,6 +172,8 @@ impl Collector for AllTraffic {
         figures.bytes("sent", text, sum(&|one| &one.sent_bytes))?;
         let text = "Messages that a newer one replaced, for subscribers to the latest value";
         figures.counter("conflated_messages", text, sum(&|one| &one.conflated))?;
+        let text = "Scores of connections, 0 to 100, each time that one was measured by a ping";
+        figures.histogram("session_quality", text, None, all.iter().map(|one| &one.ratings), &SCORE)?;
         let text = "Live messages in one write to a socket";
         figures.histogram("write_messages", text, None, all.iter().map(|one| &one.write_messages), &BATCH)?;
         let text = "From a message's acceptance to its write to a socket";

@@ -209,8 +209,9 @@ impl Io {
 
     fn write_out(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
         let (now, micros) = clock::precise();
+        let ahead = act.session.write_ahead(now, WRITE_AHEAD);
         loop {
-            while self.out.bytes < WRITE_AHEAD && self.out.chunks.len() < CHUNKS {
+            while self.out.bytes < ahead && self.out.chunks.len() < CHUNKS {
                 match act.session.poll_transmit(now) {
                     Some(chunk) => self.out.push(chunk, act.session.transmitted()),
                     None => break,

@@ -106,6 +106,8 @@ fn policy() -> Arc<Policy> {
         classes: Classes::default(),
         max_message_bytes: 1_000,
         max_queue_bytes: 1_000_000,
+        max_queue_age_ms: 0,
+        min_ping_interval_ms: 5_000,
         max_subscriptions: 10,
         max_in_flight: 5,
         max_gate_messages: 3,
@@ -124,6 +126,7 @@ impl World {
             session_id: "s".into(),
             encoding: Encoding::Json,
             batch: false,
+            max_bandwidth: 0,
             token: None,
             remote: "client".into(),
             socketio: None,
@@ -205,7 +208,7 @@ impl World {
             .feed_node(&bytes, |record| {
                 match record {
                     ToNode::Open(open) => {
-                        let wire = Wire { encoding: open.encoding, batch: open.batch, linked: true };
+                        let wire = Wire { batch: open.batch, linked: true, ..Wire::direct(open.encoding) };
                         let identity = Identity { anonymous_may_publish: true, ..Identity::user("u") };
                         let identity = Identity { role: crate::identity::Role::Publisher, ..identity };
                         *session = Some(Session::new(now, &open.session_id, policy(), identity, wire));

@@ -175,7 +175,7 @@ impl Session {
         let (replay, backfill) = (options.replay.clone(), options.backfill);
         let command = Command::Subscribe { room: room.clone(), replay, backfill };
         subscription.await_reply(self.command(wait(stamp, purpose), command));
-        self.subscriptions.insert(room.clone(), subscription);
+        self.subscriptions.insert(room.clone(), Box::new(subscription));
         Ok(())
     }
 
@@ -192,8 +192,16 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets when the room's conflated messages were due: a new subscription schedules its own.
+    /// Forgets what of the room was to be sent.
     pub(super) fn left(&mut self, room: &RoomName) {
+        self.unschedule(room);
+        if let Some(shaper) = &mut self.shaper {
+            shaper.forget(room);
+        }
+    }
+
+    /// Forgets when the room's conflated messages were due: a new subscription schedules its own.
+    pub(super) fn unschedule(&mut self, room: &RoomName) {
         self.due.retain(|due| due != room);
         self.held.retain(|held| held.0.1 != *room);
     }
@@ -243,7 +251,9 @@ impl Session {
             "errors": counters.errors,
             "queued_bytes": self.queued_bytes(),
             "round_trip_ms": self.round_trip_ms,
-            "quality": self.quality(),
+            "smoothed_round_trip_ms": self.quality.smoothed().map(|(smoothed, _)| smoothed),
+            "round_trip_variation_ms": self.quality.smoothed().map(|(_, variation)| variation),
+            "quality": self.quality(now),
         })
     }
 

@@ -5,11 +5,13 @@ use std::cmp::Reverse;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::batch::Prepared;
 use crate::conflate::Next;
 use crate::encode::{self, Stamp};
 use crate::error::{ErrorCode, Failure};
 use crate::link::{self, Change, Note, SlotPosition};
 use crate::outbox::{Kind, Mark};
+use crate::room::RoomName;
 
 use super::{Now, Occurrence, Session};
 
@@ -40,14 +42,24 @@ impl Session {
             self.reached(position);
         }
         if note.is_some() || !bytes.is_empty() {
-            self.out.push(bytes, kind, note);
+            self.out.push(bytes, kind, note, self.clock);
         }
     }
 
     /// The next bytes; of a record its head, while its frames wait in `half`.
     pub(super) fn next_out(&mut self, now: Now) -> Option<Bytes> {
+        self.clock = now.mono;
         let (bytes, mark, note) = match self.out.pop() {
-            Some(next) => next,
+            Some((bytes, mark, note, queued)) => {
+                if let Some(at) = queued {
+                    self.quality.waited(now.mono.saturating_sub(at));
+                }
+                if let Some(shaper) = &mut self.shaper {
+                    shaper.spend(now.mono, bytes.len());
+                }
+                (bytes, mark, note)
+            }
+            None if self.shaper.is_some() => self.next_shaped(now.mono)?,
             None => {
                 let (bytes, mark, position) = self.next_due(now.mono)?;
                 self.reached(position);
@@ -139,12 +151,10 @@ impl Session {
             };
             match subscription.poll_latest(now) {
                 Next::Send(message, conflated) => {
-                    let frame = message.frame(subscription.encoding(self.wire), subscription.fields());
-                    let position = subscription.slot_position();
-                    let mark = subscription.mark(message.mark());
+                    let room = room.clone();
                     // Rooms take turns.
                     self.due.rotate_left(1);
-                    return Some((self.conflated(frame, conflated), mark, position));
+                    return self.due_frame(&room, &message, conflated);
                 }
                 Next::Wait(until) => {
                     if let Some(room) = self.due.pop_front() {
@@ -160,6 +170,22 @@ impl Session {
         None
     }
 
+    /// A conflated message that goes out now.
+    pub(super) fn due_frame(
+        &mut self,
+        room: &RoomName,
+        message: &Prepared,
+        conflated: u64,
+    ) -> Option<(Bytes, Mark, SlotPosition)> {
+        let subscription = self.subscriptions.get(room)?;
+        let frame = message.frame(subscription.encoding(self.wire), subscription.fields());
+        let (position, mark) = (subscription.slot_position(), subscription.mark(message.mark()));
+        if !subscription.is_slow_by_wish() && self.shaper.is_none() {
+            self.quality.conflated(conflated);
+        }
+        Some((self.conflated(frame, conflated), mark, position))
+    }
+
     /// Counts a message of a `latest` subscription, and adds to its frame what it replaced.
     pub(super) fn conflated(&mut self, frame: Bytes, replaced: u64) -> Bytes {
         self.counters.notifications_out += 1;
@@ -170,6 +196,7 @@ impl Session {
 
     /// Queues what is pending in the conflation tables, so that a close loses no last value.
     pub(super) fn flush_due(&mut self) {
+        self.flush_shaped();
         self.due.extend(self.held.drain().map(|Reverse((_, room))| room));
         while let Some((frame, mark, position)) = self.next_due(u64::MAX) {
             self.push(frame, Kind::Live(mark), Some(position), None);

@@ -149,6 +149,7 @@ mod tests {
             identity: Identity::anonymous(),
             encoding: Encoding::SocketIo,
             batch: false,
+            max_bandwidth: 0,
             connected_at: 0,
             subscriptions: slots.iter().map(held).collect(),
             socketio: None,

@@ -28,6 +28,9 @@ pub struct Snapshot {
     pub encoding: Encoding,
     /// Arrays of notifications are allowed.
     pub batch: bool,
+    /// Bytes a second that its client wants at most; 0 for any.
+    #[serde(default, skip_serializing_if = "is_any")]
+    pub max_bandwidth: u64,
     /// UTC milliseconds since when it is connected.
     pub connected_at: u64,
     /// What it follows, sorted by room.
@@ -60,6 +63,10 @@ pub struct SubscriptionSnapshot {
     pub stream: bool,
 }
 
+fn is_any(bandwidth: &u64) -> bool {
+    *bandwidth == 0
+}
+
 impl Session {
     /// The session as it is now.
     #[must_use]
@@ -72,6 +79,7 @@ impl Session {
             identity: self.identity.clone(),
             encoding: self.wire.encoding,
             batch: self.wire.batch,
+            max_bandwidth: self.wire.max_bandwidth,
             connected_at: self.connected_utc,
             subscriptions,
             socketio: self.face.as_deref().map(Face::snapshot),
@@ -82,9 +90,17 @@ impl Session {
     /// positions in it. A room whose log cannot give that is announced by `resync`.
     #[must_use]
     pub fn restore(now: Now, policy: Arc<Policy>, snapshot: Snapshot, linked: bool) -> Self {
-        let Snapshot { session_id, identity, encoding, batch, connected_at, subscriptions, socketio } =
-            snapshot;
-        let wire = Wire { encoding, batch, linked };
+        let Snapshot {
+            session_id,
+            identity,
+            encoding,
+            batch,
+            max_bandwidth,
+            connected_at,
+            subscriptions,
+            socketio,
+        } = snapshot;
+        let wire = Wire { encoding, batch, max_bandwidth, linked };
         let mut session = Self::silent(now, &session_id, policy, identity, wire);
         session.connected_utc = connected_at;
         if let Some(face) = socketio {
@@ -103,7 +119,7 @@ impl Session {
     /// Tells the gateway, once, when all subscriptions go on here. It hears nothing else of a session in which nothing happens,
     /// and could not tell how long that was without a node.
     pub(super) fn tell_arrival(&mut self) {
-        if self.arriving && self.ending.is_none() && !self.subscriptions.values().any(Subscription::is_gated)
+        if self.arriving && self.ending.is_none() && !self.subscriptions.values().any(|held| held.is_gated())
         {
             self.arriving = false;
             self.push(Bytes::new(), Kind::Answer, None, None);
@@ -115,7 +131,7 @@ impl Session {
         let SlotPosition { slot, .. } = held.slot_position();
         self.next_slot = self.next_slot.max(slot + 1);
         self.resumed(held.slot_position());
-        self.subscriptions.insert(held.room.clone(), Subscription::restored(&held));
+        self.subscriptions.insert(held.room.clone(), Box::new(Subscription::restored(&held)));
         self.catch_up_from(held.room, held.position);
     }
 }

@@ -230,7 +230,9 @@ impl Session {
         match EnginePacket::parse(text) {
             Ok(EnginePacket::Pong(_)) => {
                 let pinged = self.face.as_mut().and_then(|face| face.pinged.take());
-                self.round_trip_ms = pinged.and_then(|at| now.mono.checked_sub(at)).or(self.round_trip_ms);
+                if let Some(at) = pinged {
+                    self.answered(now, at);
+                }
             }
             Ok(EnginePacket::Message(message)) => self.handle_socketio(now, message),
             Ok(EnginePacket::Close) => self.close(CloseCode::Normal),
@@ -432,7 +434,7 @@ impl Session {
     pub(super) fn restarted(&mut self, at: SlotPosition) {
         let Some(face) = &mut self.face else { return };
         face.sent = Sent::default();
-        for held in self.subscriptions.values().map(super::Subscription::slot_position) {
+        for held in self.subscriptions.values().map(|held| held.slot_position()) {
             face.sent.resumed(if held.slot == at.slot { at } else { held });
         }
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::encode::Encoding;
 use crate::identity::Identity;
+use crate::quality::{self, Grade};
 use crate::room::RoomName;
 
-use super::{Counters, Ending, Session, Subscription};
+use super::{Counters, Ending, Now, Occurrence, Session};
 
 impl Session {
     /// The [`reason`](Self::reason) of one that goes on at another node.
@@ -80,8 +81,9 @@ impl Session {
     /// Bytes that wait to be written.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        let tables: usize = self.subscriptions.values().map(Subscription::table_bytes).sum();
-        self.out.answer_bytes() + self.out.live_bytes() + tables
+        let tables: usize = self.subscriptions.values().map(|held| held.table_bytes()).sum();
+        let shaped = self.shaper.as_ref().map_or(0, |shaper| shaper.bytes());
+        self.out.answer_bytes() + self.out.live_bytes() + shaped + tables
     }
 
     /// Milliseconds between the last ping and its pong.
@@ -95,12 +97,51 @@ impl Session {
         self.subscriptions.iter().map(|(room, subscription)| (room, subscription.seq()))
     }
 
-    /// A score from 100 (as good as local) to 0: minus 1 per 10 ms of round trip, at most 50, and minus up to 50 in
-    /// proportion to how full the queue is.
+    /// The smoothed round trip and its variation, in milliseconds; none before the first ping was answered.
     #[must_use]
-    pub fn quality(&self) -> u8 {
-        let round_trip = self.round_trip_ms.unwrap_or(0) / 10;
-        let queue = self.queued_bytes() * 50 / self.policy.max_queue_bytes.max(1);
-        100 - round_trip.min(50) as u8 - queue.min(50) as u8
+    pub fn smoothed_round_trip_ms(&self) -> Option<(u64, u64)> {
+        self.quality.smoothed()
+    }
+
+    /// The score of the connection, see [`quality`](crate::quality).
+    #[must_use]
+    pub fn quality(&self, now: Now) -> u8 {
+        // What waits because the client wants so little a second says nothing of its connection.
+        let oldest = self.out.oldest_live().map_or(0, |at| now.mono.saturating_sub(at));
+        self.quality.score(now.mono, oldest)
+    }
+
+    /// Bytes that may be taken from the session before its socket took those before; `most` of a good connection.
+    #[must_use]
+    pub fn write_ahead(&self, now: Now, most: usize) -> usize {
+        quality::write_ahead(Grade::of(self.quality(now)), most)
+    }
+
+    /// When the oldest live message was queued that waits; what waits in a table of newest values is as young as its newest.
+    pub(super) fn oldest_live(&self) -> Option<u64> {
+        let shaped = self.shaper.as_ref().and_then(|shaper| shaper.oldest());
+        [self.out.oldest_live(), shaped].into_iter().flatten().min()
+    }
+
+    /// When the oldest live message will have waited for too long.
+    pub(super) fn stale_at(&self) -> Option<u64> {
+        let limit = self.policy.max_queue_age_ms;
+        self.oldest_live().filter(|_| limit > 0).map(|at| at + limit)
+    }
+
+    /// Milliseconds until the next ping.
+    pub(super) fn ping_interval(&self, now: Now) -> u64 {
+        let grade = self.quality.smoothed().map(|_| Grade::of(self.quality(now)));
+        quality::ping_interval(grade, self.policy.ping_interval_ms, self.policy.min_ping_interval_ms)
+    }
+
+    /// A ping that was sent at this time is answered.
+    pub(super) fn answered(&mut self, now: Now, sent: u64) {
+        let Some(ms) = now.mono.checked_sub(sent) else { return };
+        self.round_trip_ms = Some(ms);
+        self.quality.round_trip(ms);
+        // When to ask again follows from what was just learned.
+        self.next_ping = (sent + self.ping_interval(now)).max(now.mono);
+        self.occurrences.push(Occurrence::Rated(self.quality(now)));
     }
 }

@@ -157,6 +157,11 @@ impl Subscription {
         if self.min_interval_ms > 0 { mark.untimed() } else { mark }
     }
 
+    /// The client wants its messages at a rate of its own, and that they replace each other is no sign of anything.
+    pub(super) fn is_slow_by_wish(&self) -> bool {
+        self.min_interval_ms > 0
+    }
+
     pub(super) fn table_bytes(&self) -> usize {
         match &self.state {
             State::Live { table: Some(table), .. } => table.bytes(),
@@ -202,6 +207,7 @@ impl Subscription {
 impl Session {
     /// Takes messages of a room, which follow those of the calls before without a gap or start a new epoch.
     pub fn handle_batch(&mut self, now: Now, batch: &Arc<Batch>) {
+        self.clock = now.mono;
         let limit = self.policy.max_gate_messages;
         let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
         if let State::Gated { gate, messages, overflowed, .. } = &mut subscription.state {
@@ -219,7 +225,8 @@ impl Session {
 
     /// Takes a notice for the session's user. It stands in the log of a room: a session that follows the room gets it from
     /// there, in order; any other gets it here and now, best effort.
-    pub fn handle_notice(&mut self, batch: &Arc<Batch>) {
+    pub fn handle_notice(&mut self, now: Now, batch: &Arc<Batch>) {
+        self.clock = now.mono;
         if self.ending.is_some() || self.subscriptions.contains_key(batch.room()) || self.is_outside() {
             return;
         }
@@ -308,7 +315,7 @@ impl Session {
             }
             self.counters.notifications_out += (older.len() + history.messages.len()) as u64;
             let change = self.subscribed_change(room);
-            if let Some(at) = self.subscriptions.get(room).map(Subscription::slot_position) {
+            if let Some(at) = self.subscriptions.get(room).map(|held| held.slot_position()) {
                 self.began(at);
             }
             self.respond_raw(stamp, &data, change);
@@ -337,9 +344,9 @@ impl Session {
         let fields = subscription.fields.clone();
         let (slot, encoding) = (subscription.slot, subscription.encoding(self.wire));
         if let State::Live { table: Some(table), .. } = std::mem::replace(&mut subscription.state, gated) {
-            self.flush(slot, *table, fields.as_ref(), encoding);
+            self.flush(room, slot, *table, fields.as_ref(), encoding);
         }
-        self.left(room);
+        self.unschedule(room);
         self.catch_up_from(room.clone(), from);
     }
 
@@ -361,13 +368,20 @@ impl Session {
     }
 
     /// Queues all that a conflation table holds.
-    fn flush(&mut self, slot: u32, mut table: Latest, fields: Option<&Fields>, encoding: Encoding) {
+    fn flush(
+        &mut self,
+        room: &RoomName,
+        slot: u32,
+        mut table: Latest,
+        fields: Option<&Fields>,
+        encoding: Encoding,
+    ) {
         while let Next::Send(message, conflated) = table.poll(u64::MAX) {
             let frame = self.conflated(message.frame(encoding, fields), conflated);
             // It goes out before its time.
             let mark = message.mark().untimed();
             let position = SlotPosition { slot, seq: table.sent_seq(), carried: table.carried() };
-            self.push(frame, Kind::Live(mark), Some(position), None);
+            self.push_live(room, frame, mark, Some(position), None);
         }
     }
 
@@ -397,7 +411,7 @@ impl Session {
             let encoding = subscription.encoding(self.wire);
             // The last values of the log's old life still go out, before the client hears of the new one.
             if let Some(old) = old {
-                self.flush(slot, old, fields.as_ref(), encoding);
+                self.flush(batch.room(), slot, old, fields.as_ref(), encoding);
             }
             self.resync(now, batch.room(), &start);
         }
@@ -413,10 +427,11 @@ impl Session {
             for message in &batch.messages()[seen..] {
                 table.push(message);
             }
-            if !std::mem::replace(scheduled, true) {
-                self.due.push_back(batch.room().clone());
+            let (bytes, is_new) = (table.bytes(), !std::mem::replace(scheduled, true));
+            if is_new {
+                self.schedule(batch.room().clone());
             }
-            table.bytes()
+            bytes
         } else {
             self.counters.notifications_out += (batch.len() - seen) as u64;
             let (slot, fields) = (subscription.slot, subscription.fields.clone());
@@ -425,28 +440,30 @@ impl Session {
             let own = |message: &Arc<Prepared>| message.message().key.as_deref() == Some(&*self.id);
             let tells_own = self.face.is_some() && batch.messages().iter().any(own);
             let at = |seq| Some(SlotPosition { slot, seq, carried: 0 });
-            if fields.is_none() && seen == 0 && !tells_own {
+            // Who wants only so much a second is sent messages one by one, so that rooms can take turns.
+            if fields.is_none() && seen == 0 && !tells_own && self.shaper.is_none() {
                 let bytes = whole(batch, encoding, self.wire.batch);
-                self.push(bytes, Kind::Live(batch.mark(0)), at(batch.end().seq), None);
+                self.push_live(batch.room(), bytes, batch.mark(0), at(batch.end().seq), None);
             } else {
                 for message in &batch.messages()[seen..] {
                     let own = tells_own && message.message().key.as_deref() == Some(&*self.id);
                     let frame = if own { Bytes::new() } else { message.frame(encoding, fields.as_ref()) };
                     let mark = if own { Mark::default() } else { message.mark() };
-                    self.push(frame, Kind::Live(mark), at(message.message().seq), None);
+                    self.push_live(batch.room(), frame, mark, at(message.message().seq), None);
                 }
             }
-            self.out.live_bytes()
+            self.out.live_bytes() + self.shaper.as_ref().map_or(0, |shaper| shaper.bytes())
         };
-        if waiting > self.policy.max_queue_bytes {
+        if waiting > self.policy.max_queue_bytes || self.stale_at().is_some_and(|at| at <= self.clock) {
             self.close(CloseCode::SlowConsumer);
         }
     }
 
     /// Tells the client that messages before this position are lost to it.
     fn resync(&mut self, now: Now, room: &RoomName, to: &Position) {
+        self.release(room);
         let frame = self.notify(room.as_str(), "resync", to.seq, now.utc, to);
-        if let Some(slot) = self.subscriptions.get(room).map(Subscription::slot) {
+        if let Some(slot) = self.subscriptions.get(room).map(|held| held.slot()) {
             self.restarted(SlotPosition { slot, seq: to.seq, carried: 0 });
         }
         let change = self.subscribed_change(room).map(|change| match change {
@@ -458,6 +475,7 @@ impl Session {
             other => other,
         });
         self.occurrences.push(Occurrence::Resync);
+        self.quality.dropped(now.mono);
         self.push(frame, Kind::Live(Mark::default()), None, change);
     }
 }

@@ -11,6 +11,7 @@ use crate::message::{History, Message, Replay};
 use crate::position::{Epoch, Position};
 use crate::room::Classes;
 
+mod flow;
 mod market;
 mod measured;
 
@@ -26,6 +27,8 @@ fn policy() -> Policy {
         classes: Classes::default(),
         max_message_bytes: 1_000,
         max_queue_bytes: 10_000,
+        max_queue_age_ms: 0,
+        min_ping_interval_ms: 5_000,
         max_subscriptions: 3,
         max_in_flight: 4,
         max_gate_messages: 20,
@@ -308,15 +311,36 @@ fn answers_that_are_not_taken_stop_the_reading() {
 #[test]
 fn silence_is_asked_about_and_then_ended() {
     let mut client = Client::new();
-    assert_eq!(client.session.poll_timeout(T0), Some(T0.mono + 30_000));
-    client.session.handle_timeout(at(30_000));
-    let ping = client.session.poll_transmit(at(30_000)).unwrap();
+    // A connection of which nothing is known is asked early, a good one as seldom as it was told.
+    assert_eq!(client.session.poll_timeout(T0), Some(T0.mono + 7_500));
+    client.session.handle_timeout(at(7_500));
+    let ping = client.session.poll_transmit(at(7_500)).unwrap();
     assert_eq!(ping[0], 0x89);
-    client.session.handle_incoming(at(30_040), &Incoming::Pong(&ping[2..]));
+    client.session.handle_incoming(at(7_540), &Incoming::Pong(&ping[2..]));
     assert_eq!(client.session.round_trip_ms(), Some(40));
-    client.session.handle_timeout(at(60_000));
-    client.session.handle_timeout(at(90_040));
+    assert_eq!(client.session.poll_occurrence(), Some(Occurrence::Rated(96)));
+    assert_eq!(client.session.poll_timeout(at(7_540)), Some(T0.mono + 37_500));
+    client.session.handle_timeout(at(37_500));
+    client.session.handle_timeout(at(67_540));
     assert_eq!(client.session.reason(), Some(CloseCode::Idle.reason()));
+}
+
+#[test]
+fn an_unsteady_connection_is_asked_more_often() {
+    let mut client = Client::new();
+    let mut asked = 0;
+    while client.now.mono < at(300_000).mono {
+        client.now = at(client.session.poll_timeout(client.now).unwrap() - T0.mono);
+        client.session.handle_timeout(client.now);
+        while let Some(ping) = client.session.poll_transmit(client.now) {
+            assert_eq!(ping[0], 0x89);
+            asked += 1;
+            client.now = at(client.now.mono - T0.mono + if asked % 2 == 0 { 10 } else { 900 });
+            client.session.handle_incoming(client.now, &Incoming::Pong(&ping[2..]));
+        }
+    }
+    assert!(client.session.quality(client.now) < 80);
+    assert!(asked >= 15, "{asked} pings in five minutes");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Wire {
     pub encoding: Encoding,
     /// Arrays of notifications are allowed.
     pub batch: bool,
+    /// Bytes a second that the client wants at most; 0 for any.
+    pub max_bandwidth: u64,
     /// The client's connection is held by a gateway: what is transmitted are records of [`link`](crate::link), and the
     /// client's messages are numbered.
     pub linked: bool,
@@ -39,7 +41,7 @@ impl Wire {
     /// One message a frame, straight to the client.
     #[must_use]
     pub fn direct(encoding: Encoding) -> Self {
-        Self { encoding, batch: false, linked: false }
+        Self { encoding, batch: false, max_bandwidth: 0, linked: false }
     }
 
     /// A Socket.IO client's.
@@ -60,14 +62,19 @@ pub struct Policy {
     pub max_message_bytes: usize,
     /// Bytes of live messages that may wait for one connection; beyond it the client is a slow consumer.
     pub max_queue_bytes: usize,
+    /// Milliseconds that the oldest live message may wait for one connection; beyond it the client is a slow consumer. 0 for any
+    /// time.
+    pub max_queue_age_ms: u64,
     /// Rooms that one session may follow.
     pub max_subscriptions: usize,
     /// Requests that may wait for others; beyond it the client is not read.
     pub max_in_flight: usize,
     /// Live messages held back per subscription while its history is read.
     pub max_gate_messages: usize,
-    /// Milliseconds between two pings.
+    /// Milliseconds between two pings, as clients are told; those with a connection that is not good are asked more often.
     pub ping_interval_ms: u64,
+    /// But no more often than this, in milliseconds.
+    pub min_ping_interval_ms: u64,
     /// Milliseconds without a sign of life after which the client is gone.
     pub ping_timeout_ms: u64,
     /// Milliseconds in which a Socket.IO client has to enter a namespace.
@@ -179,6 +186,8 @@ pub enum Occurrence {
     },
     /// A subscription was told by `resync` that messages are lost to it.
     Resync,
+    /// The connection was measured by a ping, and has this score.
+    Rated(u8),
 }
 
 /// What a session did so far.

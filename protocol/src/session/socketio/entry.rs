@@ -12,6 +12,7 @@ use crate::link::Change;
 use crate::message::parameters;
 use crate::outbox::Kind as Sort;
 use crate::room::RoomName;
+use crate::shape::check_bandwidth;
 use crate::socketio::packet::{self, Kind, Packet};
 
 use super::super::actions::wait;
@@ -25,6 +26,7 @@ pub(in crate::session) struct Entry {
     pid: Option<String>,
     offset: Option<String>,
     batch: bool,
+    max_bandwidth: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -32,6 +34,7 @@ pub(in crate::session) struct Entry {
 struct ConnectPayload {
     token: Option<String>,
     batch: bool,
+    max_bandwidth: Option<u64>,
     pid: Option<String>,
     offset: Option<String>,
 }
@@ -55,9 +58,19 @@ impl Session {
             Ok(payload) => payload,
             Err(error) => return self.refuse_entry(&parameters(error)),
         };
+        if let Some(rate) = payload.max_bandwidth
+            && let Err(failure) = check_bandwidth(rate)
+        {
+            return self.refuse_entry(&failure);
+        }
         let credential = payload.token.filter(|token| !token.is_empty()).or_else(|| face.credential.clone());
         face.entering = true;
-        let entry = Entry { pid: payload.pid, offset: payload.offset, batch: payload.batch };
+        let entry = Entry {
+            pid: payload.pid,
+            offset: payload.offset,
+            batch: payload.batch,
+            max_bandwidth: payload.max_bandwidth,
+        };
         let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
         self.command(wait(stamp, Purpose::Connect(entry)), Command::Identify(credential));
     }
@@ -109,6 +122,9 @@ impl Session {
         }
         self.identity = identity;
         self.wire.batch |= entry.batch;
+        if let Some(rate) = entry.max_bandwidth {
+            self.limit_bandwidth(rate);
+        }
         if let Some(face) = &mut self.face {
             face.entering = false;
             face.enter_by = None;

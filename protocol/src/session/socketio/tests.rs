@@ -22,6 +22,8 @@ impl Client {
             classes: Classes::default(),
             max_message_bytes: 1_000,
             max_queue_bytes: 10_000,
+            max_queue_age_ms: 0,
+            min_ping_interval_ms: 5_000,
             max_subscriptions: 3,
             max_in_flight: 4,
             max_gate_messages: 20,
