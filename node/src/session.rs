@@ -305,5 +305,7 @@ impl WriteQueue {
             }
             self.chunks.pop_front();
         }
+        // An idle connection holds no queue.
+        self.chunks = VecDeque::new();
     }
 }

@@ -90,8 +90,9 @@ impl Outbox {
                 (mark, Some(at))
             }
         };
-        if self.queue.is_empty() && self.queue.capacity() > 64 {
-            self.queue.shrink_to(0);
+        if self.queue.is_empty() {
+            // An idle connection holds no queue.
+            self.queue = VecDeque::new();
         }
         Some((bytes, mark, note, queued))
     }

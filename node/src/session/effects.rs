@@ -29,7 +29,8 @@ type Call = Pin<Box<dyn Future<Output = Answers>>>;
 /// The calls of one session.
 #[derive(Default)]
 pub(crate) struct Effects {
-    calls: FuturesUnordered<Call>,
+    /// None while there is none: most of the time.
+    calls: Option<FuturesUnordered<Call>>,
     publishing: Option<Call>,
     queued: Vec<(Ticket, Publish, Option<Box<Active>>)>,
     answers: VecDeque<(Ticket, Reply)>,
@@ -41,6 +42,10 @@ impl Effects {
     /// The rooms that are to be left when the session ends.
     pub(crate) fn rooms(&self) -> impl Iterator<Item = &RoomName> {
         self.rooms.iter()
+    }
+
+    fn call(&mut self, call: impl Future<Output = Answers> + 'static) {
+        self.calls.get_or_insert_default().push(Box::pin(call));
     }
 
     /// Begins to do what a session asks.
@@ -65,7 +70,7 @@ impl Effects {
                 self.rooms.insert(room.clone());
                 let joined = worker.hub.join(key, &room);
                 let worker = worker.clone();
-                self.calls.push(Box::pin(async move {
+                self.call(async move {
                     // Register first, then read: what comes between is held at the session's gate.
                     let broker = &worker.broker;
                     let reply = match (joined.await, backfill) {
@@ -81,40 +86,36 @@ impl Effects {
                         }
                     };
                     vec![(ticket, reply)]
-                }));
+                });
             }
             Command::History { room, replay } => {
                 let broker = worker.broker.clone();
-                self.calls.push(Box::pin(async move {
+                self.call(async move {
                     let result = broker.history(&room, replay).await;
                     vec![(ticket, Reply::History(result.map_err(Failure::from)))]
-                }));
+                });
             }
             Command::Presence(room) => {
                 let worker = worker.clone();
-                self.calls.push(Box::pin(async move {
+                self.call(async move {
                     let presence = worker.presence(&room).await;
                     vec![(ticket, Reply::Presence(Ok(presence)))]
-                }));
+                });
             }
             Command::Ask { user_id, ask } => {
                 let worker = worker.clone();
-                self.calls.push(Box::pin(async move {
-                    vec![(ticket, Reply::Data(worker.answer(&user_id, ask).await))]
-                }));
+                self.call(async move { vec![(ticket, Reply::Data(worker.answer(&user_id, ask).await))] });
             }
             Command::Missed(user_id) => {
                 let worker = worker.clone();
-                self.calls.push(Box::pin(async move {
-                    vec![(ticket, Reply::Missed(worker.missed(&user_id).await))]
-                }));
+                self.call(async move { vec![(ticket, Reply::Missed(worker.missed(&user_id).await))] });
             }
             Command::Unpark(name) => {
                 let worker = worker.clone();
-                self.calls.push(Box::pin(async move {
+                self.call(async move {
                     let parked = worker.peers.unpark(&name).await;
                     vec![(ticket, Reply::Parked(parked.map(Box::new)))]
-                }));
+                });
             }
             Command::Identify(credential) => {
                 let result = worker.auth.identify(credential.as_deref(), crate::clock::now().utc);
@@ -134,6 +135,9 @@ impl Effects {
     pub(crate) fn poll(&mut self, worker: &Rc<Worker>, cx: &mut TaskContext<'_>) -> Poll<(Ticket, Reply)> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
+                if self.answers.is_empty() {
+                    self.answers = VecDeque::new();
+                }
                 return Poll::Ready(answer);
             }
             if self.publishing.is_none() && !self.queued.is_empty() {
@@ -146,12 +150,11 @@ impl Effects {
                 self.answers.extend(answers);
                 continue;
             }
-            if self.calls.is_empty() {
-                return Poll::Pending;
-            }
-            match Pin::new(&mut self.calls).poll_next(cx) {
+            let Some(calls) = &mut self.calls else { return Poll::Pending };
+            match Pin::new(calls).poll_next(cx) {
                 Poll::Ready(Some(answers)) => self.answers.extend(answers),
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => self.calls = None,
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
