@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tickmesh_cluster::broker::{Broker, BrokerError, Event, Events};
-use tickmesh_protocol::batch::Batch;
+use tickmesh_protocol::batch::{self, Batch};
 use tickmesh_protocol::message::{History, Message, Replay};
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::RoomName;
@@ -458,6 +458,20 @@ impl Fanout {
         messages: Vec<Arc<Message>>,
     ) {
         self.metrics.fanned_out(room, &messages);
+        let mut start = start;
+        for part in batch::parts(messages) {
+            let end = Position { epoch: start.epoch.clone(), seq: start.seq + part.len() as u64 };
+            self.send_part(room, hubs, std::mem::replace(&mut start, end), part).await;
+        }
+    }
+
+    async fn send_part(
+        &self,
+        room: &RoomName,
+        hubs: &[(HubIndex, u64)],
+        start: Position,
+        messages: Vec<Arc<Message>>,
+    ) {
         let (now, micros) = clock::precise();
         let clients = hubs.iter().any(|(hub, _)| *hub != TAP);
         let witness = clients.then(|| trace::delivery(&self.node, room, &messages)).flatten();

@@ -58,6 +58,33 @@ pub struct Prepared {
 /// Bytes of a notification beyond its data, roughly.
 const OVERHEAD: usize = 150;
 
+/// Bytes above which messages do not go on together: what a session is given as one leaves its queue as one, and it is
+/// the queue that is bounded.
+const LARGEST: usize = 64 * 1024;
+
+fn size(message: &Message) -> usize {
+    message.data.get().len() + OVERHEAD
+}
+
+/// Messages in parts that are not too large to be a batch each; no messages are one part.
+#[must_use]
+pub fn parts(messages: Vec<Arc<Message>>) -> Vec<Vec<Arc<Message>>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for message in messages {
+        let more = size(&message);
+        if bytes > 0 && bytes + more > LARGEST {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        if let Some(part) = parts.last_mut() {
+            part.push(message);
+        }
+    }
+    parts
+}
+
 type FilteredFrames = FxHashMap<(Fields, Encoding), Bytes>;
 
 impl Prepared {
@@ -109,7 +136,7 @@ impl Batch {
         handed_at: u64,
     ) -> Self {
         debug_assert!(messages.iter().zip(start.seq + 1..).all(|(message, seq)| message.seq == seq));
-        let bytes = messages.iter().map(|message| message.data.get().len() + OVERHEAD).sum();
+        let bytes = messages.iter().map(|message| size(message)).sum();
         let messages = messages
             .into_iter()
             .map(|message| Prepared {
@@ -139,15 +166,27 @@ impl Batch {
     }
 
     /// Puts batches of one room together where they follow each other: those that go on together are encoded and written
-    /// as one. What somebody watches stays by itself, and so does what only tells a position.
+    /// as one, unless that is too large. What somebody watches stays by itself, and so does what only tells a position.
     #[must_use]
     pub fn merged(batches: &[Arc<Self>]) -> SmallVec<[Arc<Self>; 1]> {
         let alone = |batch: &Arc<Self>| batch.witness.is_some() || batch.is_empty();
-        let follows = |a: &Arc<Self>, b: &Arc<Self>| {
-            !alone(a) && !alone(b) && a.start.epoch == b.start.epoch && a.end().seq == b.start.seq
-        };
-        let runs = batches.chunk_by(follows);
-        runs.map(|run| if let [only] = run { only.clone() } else { Arc::new(Self::joining(run)) }).collect()
+        let mut runs = SmallVec::new();
+        let mut rest = batches;
+        while let [first, ..] = rest {
+            let (mut count, mut bytes) = (1, first.bytes);
+            while let Some([last, next]) = rest.get(count - 1..=count) {
+                let follows = last.start.epoch == next.start.epoch && last.end().seq == next.start.seq;
+                bytes += next.bytes;
+                if alone(last) || alone(next) || !follows || bytes > LARGEST {
+                    break;
+                }
+                count += 1;
+            }
+            let (run, after) = rest.split_at(count);
+            runs.push(if let [only] = run { only.clone() } else { Arc::new(Self::joining(run)) });
+            rest = after;
+        }
+        runs
     }
 
     /// Of a run that is not empty.
@@ -292,6 +331,28 @@ mod tests {
             [batch("a", 1..3), batch("a", 3..4), batch("a", 6..7), batch("b", 7..9), batch("b", 9..9)];
         let merged: Vec<_> = Batch::merged(&batches).iter().map(|one| (one.start().seq, one.len())).collect();
         assert_eq!(merged, [(0, 3), (5, 1), (6, 2), (8, 0)]);
+    }
+
+    #[test]
+    fn what_is_large_goes_in_parts() {
+        let large = |seq| {
+            let data = RawValue::from_string(format!(r#""{}""#, "x".repeat(20_000))).unwrap();
+            Arc::new(Message { data, ..(*message(seq)).clone() })
+        };
+        let parts = parts((1..=8).map(large).collect());
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 2]);
+        let huge = RawValue::from_string(format!(r#""{}""#, "x".repeat(200_000))).unwrap();
+        let huge = Arc::new(Message { data: huge, ..(*message(1)).clone() });
+        assert_eq!(super::parts(vec![huge, message(2)]).len(), 2);
+        assert_eq!(super::parts(Vec::new()).len(), 1, "a position alone goes on as well");
+
+        let one = |seq| {
+            let start = Position { epoch: Epoch::new("a"), seq: seq - 1 };
+            Arc::new(Batch::new(RoomName::new("r").unwrap(), start, vec![large(seq)], 1))
+        };
+        let batches: Vec<_> = (1..=8).map(one).collect();
+        let merged: Vec<_> = Batch::merged(&batches).iter().map(|one| one.len()).collect();
+        assert_eq!(merged, [3, 3, 2]);
     }
 
     proptest! {

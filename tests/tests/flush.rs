@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tickmesh_cluster::config::FlushWindow;
+use tickmesh_cluster::config::{ApiKey, FlushWindow, Secret};
+use tickmesh_protocol::identity::Role;
 use tickmesh_tests::{Client, DEADLINE, Sandbox, eventually};
 use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
@@ -101,7 +102,11 @@ async fn many_messages_or_bytes_do_not_wait() {
 
 #[tokio::test]
 async fn who_is_disconnected_or_sent_away_has_what_was_pending() {
-    let mut sandbox = sandbox(|_| {});
+    const KEY: &str = "an operator's key";
+    let mut sandbox = sandbox(|config| {
+        let (name, key, role) = ("ops".to_owned(), Secret::new(KEY), Role::Operator);
+        config.auth.api_keys = vec![ApiKey { name, key, role }];
+    });
     let mut first = sandbox.client().await;
     let mut second = sandbox.client().await;
     for client in [&mut first, &mut second] {
@@ -109,8 +114,9 @@ async fn who_is_disconnected_or_sent_away_has_what_was_pending() {
     }
     publish(&sandbox, "market_1", "quote", json!(1)).await;
     let id = first.hello["session_id"].as_str().expect("an id").to_owned();
-    let answer = sandbox.request("DELETE", &format!("/api/v1/sessions/{id}"), "", "").await;
-    assert_eq!(answer.status, 200, "{answer:?}");
+    let operator = format!("Authorization: Bearer {KEY}\r\n");
+    let answer = sandbox.request("DELETE", &format!("/api/v1/sessions/{id}"), &operator, "").await;
+    assert!((200..300).contains(&answer.status), "{answer:?}");
     first.read_until("market_1", 1).await;
     assert_eq!(first.closed().await, 4005);
     publish(&sandbox, "market_1", "quote", json!(2)).await;

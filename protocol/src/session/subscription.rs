@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, Prepared};
+use crate::batch::{self, Batch, Prepared};
 use crate::close::CloseCode;
 use crate::conflate::{Latest, Next};
 use crate::encode::{self, Encoding, Stamp};
@@ -323,8 +323,12 @@ impl Session {
             if !recovered {
                 self.resync(now, room, &position);
             }
-            let batch = Batch::new(room.clone(), position, history.messages, now.utc);
-            self.deliver(now, &Arc::new(batch));
+            let mut start = position;
+            for part in batch::parts(history.messages) {
+                let batch = Arc::new(Batch::new(room.clone(), start, part, now.utc));
+                self.deliver(now, &batch);
+                start = batch.end();
+            }
         }
         if overflowed {
             return self.catch_up(room, history.position);
