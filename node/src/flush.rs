@@ -179,8 +179,8 @@ fn used(clock: ClockId) -> Duration {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_busy_thread_is_seen_as_busy() {
+    #[tokio::test]
+    async fn a_busy_thread_is_seen_as_busy() {
         let mut clocks = Clocks::new();
         let end = Instant::now() + Duration::from_millis(200);
         while Instant::now() < end {
@@ -189,7 +189,7 @@ mod tests {
         // It ran, or others kept it from running.
         let busy = clocks.sample(Tally::default(), Duration::ZERO);
         assert!(busy.demand > 0.8, "{busy:?}");
-        std::thread::sleep(Duration::from_millis(200));
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let idle = clocks.sample(Tally::default(), Duration::ZERO);
         assert!(idle.demand < 0.5, "{idle:?}");
     }

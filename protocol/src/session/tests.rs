@@ -67,6 +67,12 @@ fn history(epoch: &str, seqs: std::ops::RangeInclusive<u64>, complete: bool) -> 
     Reply::History(Ok(History { position, messages: seqs.map(message).collect(), complete, began_at: 0 }))
 }
 
+/// There is nothing new behind this number.
+fn nothing(epoch: &str, seq: u64) -> Reply {
+    let position = Position { epoch: Epoch::new(epoch), seq };
+    Reply::History(Ok(History { position, messages: Vec::new(), complete: true, began_at: 0 }))
+}
+
 /// A client of one session: says things, and reads what comes back.
 struct Client {
     session: Session,

@@ -18,7 +18,7 @@ fn limited() -> Client {
 fn follow(client: &mut Client, name: &str, options: &str) {
     client.say(&format!(r#"{{"type":"subscribe","request_id":"s","room":"{name}"{options}}}"#));
     let (ticket, _) = client.session.poll_command().unwrap();
-    client.reply(ticket, history("e", 1..=0, true));
+    client.reply(ticket, nothing("e", 0));
 }
 
 fn message_in(name: &str, seq: u64, key: &str, size: usize) -> Arc<Batch> {
@@ -37,7 +37,7 @@ fn a_message_that_waits_for_too_long_closes_the_connection() {
     let policy = Policy { max_queue_age_ms: 1_000, ..policy() };
     let mut client = Client::with(policy, Identity::user("alice"));
     let ticket = client.subscribe("");
-    client.reply(ticket, history("e", 1..=0, true));
+    client.reply(ticket, nothing("e", 0));
     client.read();
     client.live(&batch_of("e", 1..=1));
     client.now = at(900);
