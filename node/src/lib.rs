@@ -17,6 +17,7 @@ pub mod api;
 mod asks;
 mod attendance;
 mod audit;
+mod background;
 pub mod clock;
 pub mod fanout;
 mod flush;

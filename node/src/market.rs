@@ -30,6 +30,7 @@ use tickmesh_protocol::room::{Classes, RoomName};
 use tickmesh_store::Stores;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::background;
 use crate::fanout::{FanoutHandle, Tapped};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -178,8 +179,5 @@ pub(crate) struct Means {
 /// When the system gives no thread.
 pub(crate) fn start(settings: Settings, means: Means, inbox: Inbox, tapped: Tapped) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("market".into()).spawn(move || {
-        runtime.block_on(floor::run(settings, means, inbox, tapped));
-    })?;
-    Ok(())
+    background::spawn("market", move || runtime.block_on(floor::run(settings, means, inbox, tapped)))
 }

@@ -11,6 +11,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::background;
+
 /// Jobs that are under way or wait for the thread, at most.
 const MOST_JOBS: usize = 256;
 
@@ -41,7 +43,7 @@ impl Reads {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (life, ended) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("reads".into()).spawn(move || {
+        background::spawn("reads", move || {
             let _ = runtime.block_on(ended);
         })?;
         Ok(Self { runtime: handle, room: Semaphore::new(MOST_JOBS), _life: life })
