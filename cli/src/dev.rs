@@ -21,6 +21,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         move || config::load(&Config::dev_defaults(), file.as_deref(), flags.clone())
     };
     let mut config = load()?;
+    let loaded = config.clone();
     if config.cluster.secret.expose().is_empty() {
         // Gateway and nodes are one process: nobody else has to know it.
         config.cluster.secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     let telemetry = serve::prepare(config, "tickmesh", "dev")?;
     let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        serve::reload_on_hangup(load)?;
+        let hangups = serve::Hangups::new()?;
         let cluster = serve::cluster(config);
         // On Redis there may be others.
         let name = match cluster {
@@ -49,6 +50,8 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             node.joined(serve::PATIENCE).await;
             nodes.push(node);
         }
+        let lives = nodes.iter().map(|node: &Node| node.live().clone());
+        hangups.reload(loaded, load, lives.chain([gateway.live().clone()]).collect());
         gateway.joined(serve::PATIENCE).await;
         println!("{}  <- open this in a browser", serve::url(config, gateway.address()));
         for node in &nodes {

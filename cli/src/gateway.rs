@@ -23,9 +23,10 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let telemetry = serve::prepare(&config, "tickmesh-gateway", &id)?;
     let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        serve::reload_on_hangup(load)?;
+        let hangups = serve::Hangups::new()?;
         let routes = if args.page { page::routes } else { |_: &mut _| {} };
         let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), routes)?;
+        hangups.reload(config.clone(), load, vec![gateway.live().clone()]);
         gateway.joined(serve::PATIENCE).await;
         println!("{}", serve::url(&config, gateway.address()));
         stop.wait().await;

@@ -14,6 +14,7 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         move || config::load(&Config::node_defaults(), file.as_deref(), flags.clone())
     };
     let mut config = load()?;
+    let loaded = config.clone();
     if args.conformance == Some(Conformance::Socketio) {
         conform(&mut config);
     }
@@ -21,9 +22,10 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let telemetry = serve::prepare(&config, "tickmesh-node", &id)?;
     let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
-        serve::reload_on_hangup(load)?;
+        let hangups = serve::Hangups::new()?;
         let stores = serve::stores(&config, &id)?;
         let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), stores, |_| {})?;
+        hangups.reload(loaded, load, vec![node.live().clone()]);
         node.joined(serve::PATIENCE).await;
         println!("{}", serve::url(&config, node.address()));
         stop.wait().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickmesh_cluster::broker::memory::MemoryCluster;
-use tickmesh_cluster::config::Config;
+use tickmesh_cluster::config::{Config, Live, needing_restart};
 use tickmesh_cluster::seat::Cluster;
 use tickmesh_node::clock;
 use tickmesh_protocol::room::Classes;
@@ -31,19 +31,44 @@ pub(crate) fn prepare(config: &Config, service: &'static str, id: &str) -> anyho
     Ok(telemetry)
 }
 
-/// On SIGHUP, takes `log.level` from the configuration as it is then.
-pub(crate) fn reload_on_hangup(load: impl Fn() -> anyhow::Result<Config> + 'static) -> std::io::Result<()> {
-    let mut hangups = signal(SignalKind::hangup())?;
-    actix_rt::spawn(async move {
-        while hangups.recv().await.is_some() {
-            let changed =
-                load().and_then(|config| Ok(tickmesh_telemetry::log::set_level(&config.log.level)?));
-            if let Err(error) = changed {
-                tracing::error!("the configuration was not read again: {error:#}");
+/// SIGHUP. Made before the process serves: until then it would end it.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// On each, reads the configuration as it is then, and takes from it what can be changed: the log's level, and what
+    /// the nodes and gateways of this process have in force. `loaded` is as it was read when the process started.
+    pub(crate) fn reload(
+        mut self,
+        loaded: Config,
+        load: impl Fn() -> anyhow::Result<Config> + 'static,
+        lives: Vec<Arc<Live>>,
+    ) {
+        actix_rt::spawn(async move {
+            while self.0.recv().await.is_some() {
+                let taken = load().and_then(|config| {
+                    tickmesh_telemetry::log::set_level(&config.log.level)?;
+                    Ok(config)
+                });
+                match taken {
+                    Ok(config) => {
+                        lives.iter().for_each(|live| live.reload(&config));
+                        let kept = needing_restart(&loaded, &config);
+                        let kept: Vec<_> = kept.into_iter().filter(|key| *key != "log.level").collect();
+                        if !kept.is_empty() {
+                            let keys = kept.join(", ");
+                            tracing::warn!(keys, "these have changed and need a restart");
+                        }
+                        tracing::info!("the configuration was read again");
+                    }
+                    Err(error) => tracing::error!("the configuration was not read again: {error:#}"),
+                }
             }
-        }
-    });
-    Ok(())
+        });
+    }
 }
 
 /// Where this process's nodes take their seats: in memory, for them alone, or on Redis.

@@ -446,3 +446,27 @@ fn a_feed_counts_only_what_was_answered() {
     assert!(text(&output.stderr).contains("0 answers to 2 messages"), "{}", text(&output.stderr));
     server.join().expect("the server saw one request");
 }
+
+#[test]
+fn what_is_effective_is_shown_with_where_it_comes_from() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "[tuning]\nprofile = \"large\"\n[limits]\nstale_s = 1\n").expect("written");
+    let path = file.path().to_str().expect("a path");
+    let output = tickmesh()
+        .args(["config", "effective", "--config", path])
+        .env("TICKMESH_LIMITS__MAX_IN_FLIGHT", "9")
+        .env("TICKMESH_AUTH__JWT_SECRET", SECRET)
+        .output()
+        .expect("the binary starts");
+    let shown = text(&output.stdout);
+    for line in [
+        format!("profile = \"large\"  # file {path}"),
+        "max_connections = 5000  # profile large".into(),
+        format!("stale_s = 1  # file {path}"),
+        "max_in_flight = 9  # environment TICKMESH_LIMITS__MAX_IN_FLIGHT".into(),
+        "max_subscriptions = 1000  # default".into(),
+        "jwt_secret = \"***\"  # environment TICKMESH_AUTH__JWT_SECRET".into(),
+    ] {
+        assert!(shown.lines().any(|have| have == line), "{line}: {shown}");
+    }
+}

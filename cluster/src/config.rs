@@ -9,11 +9,15 @@
 mod batch;
 mod keys;
 mod kubernetes;
+mod live;
 mod load;
+mod origin;
+mod profiles;
 mod schema;
 mod stores;
 #[cfg(test)]
 mod tests;
+mod tuning;
 mod values;
 
 use std::net::SocketAddr;
@@ -26,14 +30,19 @@ use tickmesh_protocol::room::{Class, default_classes};
 
 pub use batch::{BatchConfig, FlushWindow};
 pub use kubernetes::KubernetesConfig;
+pub use live::{ChangeError, Live, needing_restart};
 pub use load::{ConfigError, ConfigErrors, Sources};
+pub use origin::{Origin, Origins};
 pub use stores::{MarketConfig, PostgresConfig, RecorderConfig, StoresConfig, TdengineConfig, UsersConfig};
+pub use tuning::{MemoryConfig, RateConfig, TuningConfig};
 pub use values::{BrokerUrl, Secret};
 use values::{optional_address, optional_path};
 
 /// Everything that can be configured. `tickmesh config default` prints it with its documentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
+    /// Values of several keys under one name.
+    pub tuning: TuningConfig,
     /// This node.
     pub node: NodeConfig,
     /// Where messages are kept and shared.
@@ -50,6 +59,10 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// When messages leave together.
     pub batch: BatchConfig,
+    /// How often something may be asked for.
+    pub rate: RateConfig,
+    /// What is done when memory runs short.
+    pub memory: MemoryConfig,
     /// Signs of life.
     pub heartbeat: HeartbeatConfig,
     /// Sockets and HTTP.
@@ -76,6 +89,9 @@ pub struct Config {
     pub otlp: OtlpConfig,
     /// Kubernetes.
     pub kubernetes: KubernetesConfig,
+    /// Where the values come from.
+    #[serde(skip)]
+    pub origins: Origins,
 }
 
 /// `[node]`
@@ -212,6 +228,14 @@ pub struct LimitsConfig {
     pub max_connections: usize,
     /// Connections from one address; more are answered 503. 0 for any number.
     pub max_connections_per_address: usize,
+    /// Connections of one user; more are closed with 1008. 0 for any number.
+    pub max_connections_per_user: usize,
+    /// Connections that are taken each second; 0 for any number.
+    pub accept_per_second: u32,
+    /// Connections that may wait for their turn; more are answered 503.
+    pub accept_queue: usize,
+    /// Seconds after which a client that does nothing is let go; 0 for never.
+    pub stale_s: u64,
     /// Largest message of a client, in bytes.
     pub max_message_bytes: usize,
     /// Bytes of live messages that may wait for one connection.
@@ -324,6 +348,8 @@ impl Config {
     #[must_use]
     pub fn node_defaults() -> Self {
         Self {
+            tuning: TuningConfig::default(),
+            origins: Origins::default(),
             node: NodeConfig {
                 listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
                 id: String::new(),
@@ -355,6 +381,10 @@ impl Config {
             limits: LimitsConfig {
                 max_connections: 10_000,
                 max_connections_per_address: 0,
+                max_connections_per_user: 0,
+                accept_per_second: 0,
+                accept_queue: 10_000,
+                stale_s: 0,
                 max_message_bytes: 64 * 1024,
                 max_queue_bytes: 1024 * 1024,
                 max_queue_age_ms: 30_000,
@@ -364,6 +394,8 @@ impl Config {
                 max_publish_batch: 1_000,
                 max_http_body_bytes: 4 * 1024 * 1024,
             },
+            rate: RateConfig::default(),
+            memory: MemoryConfig::default(),
             batch: BatchConfig::default(),
             heartbeat: HeartbeatConfig {
                 ping_interval_ms: 30_000,

@@ -34,6 +34,8 @@ pub struct Seat {
     pub mail: Mail,
     /// The connections; none in memory.
     pub health: Option<Arc<Health>>,
+    /// The logs, where they are in this process's memory.
+    pub logs: Option<Arc<MemoryCluster>>,
 }
 
 /// Where seats are taken.
@@ -82,6 +84,7 @@ impl Cluster {
                 bus: Arc::new(bus.clone()),
                 mail: bus.join(id),
                 health: None,
+                logs: Some(logs.clone()),
             },
             Self::Redis { address, classes, timeout } => {
                 let (redis, mail) = Redis::connect(address.clone(), *timeout, id, inbox);
@@ -93,6 +96,7 @@ impl Cluster {
                     bus: Arc::new(redis.bus()),
                     mail,
                     health: Some(redis.health().clone()),
+                    logs: None,
                 }
             }
         }

@@ -17,6 +17,7 @@ use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::shape::check_bandwidth;
 use tokio::io::AsyncWriteExt;
 
+use crate::limits::Refusal;
 use crate::socket::Socket;
 use crate::socketio::{Asked, Bad, asked_websocket};
 
@@ -36,15 +37,45 @@ pub struct Refused {
     /// What the body says.
     pub failure: Failure,
     /// The whole body, where that is not for us to write.
-    pub body: Option<String>,
+    pub body: Option<Box<str>>,
+    /// Milliseconds after which it may be tried again, where that may help.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Refused {
     /// A refusal.
     #[must_use]
     pub fn new(status: StatusCode, cause: &'static str, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, cause, failure: Failure::new(code, message), body: None }
+        Self { status, cause, failure: Failure::new(code, message), body: None, retry_after_ms: None }
     }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let retry_after_ms = refusal.retry_after_ms();
+        let failure = Failure::new(refusal.code(), refusal.to_string());
+        Self {
+            status: status_of(refusal),
+            cause: refusal.cause(),
+            failure: failure.with_details(json!({ "retry_after_ms": retry_after_ms })),
+            body: None,
+            retry_after_ms: Some(retry_after_ms),
+        }
+    }
+}
+
+/// The status for a connection that is not taken.
+pub(crate) fn status_of(refusal: Refusal) -> StatusCode {
+    match refusal {
+        Refusal::TooFast(_) => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The value of `Retry-After` for so many milliseconds: whole seconds, at least one (RFC 9110 §10.2.3).
+#[must_use]
+pub fn retry_after(ms: u64) -> HeaderValue {
+    HeaderValue::from(ms.div_ceil(1_000).max(1))
 }
 
 /// What a client wants, and who it says it is.
@@ -91,7 +122,7 @@ pub fn unknown_sid() -> Refused {
 
 fn refused_by_engine(bad: Bad) -> Refused {
     let refused = Refused::new(StatusCode::BAD_REQUEST, "handshake", ErrorCode::InvalidParameters, "");
-    Refused { body: Some(bad.body()), ..refused }
+    Refused { body: Some(bad.body().into()), ..refused }
 }
 
 /// Browsers name the page's origin; other clients send none and are not held to the list.
@@ -129,6 +160,7 @@ pub fn hello(request: &Request, response: &mut ResponseBuilder) -> Result<Hello,
                 cause: "handshake",
                 failure,
                 body: None,
+                retry_after_ms: None,
             })?;
             rate
         }
@@ -163,7 +195,11 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The JSON of an error.
 #[must_use]
 pub fn error_body(failure: &Failure) -> String {
-    json!({ "error_code": failure.code, "error_message": failure.message }).to_string()
+    let mut body = json!({ "error_code": failure.code, "error_message": failure.message });
+    if let Some(details) = &failure.details {
+        body["error_details"] = details.clone();
+    }
+    body.to_string()
 }
 
 /// Answers a refused request, and closes.
@@ -171,13 +207,14 @@ pub fn error_body(failure: &Failure) -> String {
 /// # Errors
 /// When the client is gone.
 pub async fn refuse(http: &mut Http, refused: &Refused) -> io::Result<()> {
-    let body = Bytes::from(refused.body.clone().unwrap_or_else(|| error_body(&refused.failure)));
+    let body = refused.body.as_deref().map_or_else(|| error_body(&refused.failure), str::to_owned);
+    let body = Bytes::from(body);
     let mut response = Response::new(refused.status);
     response.head_mut().set_connection_type(ConnectionType::Close);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if refused.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(ms) = refused.retry_after_ms {
+        headers.insert(header::RETRY_AFTER, retry_after(ms));
     }
     if refused.status == StatusCode::UPGRADE_REQUIRED {
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -2,19 +2,23 @@
 //!
 //! * [`listen`]: the listener and its sockets' options · [`socket`], [`tls`]: connections in the clear or not
 //! * [`service`]: the HTTP server · [`handshake`]: the WebSocket handshake, and what is refused · [`address`]: where a client is
-//! * [`limits`]: how many there may be · [`auth`]: who they are · [`metrics`]: what operators see
+//! * [`limits`]: how many there may be · [`rate`], [`door`]: how often they may come · [`auth`]: who they are · [`metrics`]: what
+//!   operators see · [`tuning`]: what they change
 //!
 //! It must not know sessions or rooms, and of the cluster only the configuration.
 
 pub mod address;
 pub mod auth;
+pub mod door;
 pub mod handshake;
 pub mod held;
 pub mod kubernetes;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+pub mod rate;
 pub mod service;
 pub mod socket;
 pub mod socketio;
 pub mod tls;
+pub mod tuning;

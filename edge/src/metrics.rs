@@ -4,7 +4,7 @@
 //! Invariant: one thread at a time adds to a [`Count`] or [`Distribution`]; any may read them. So adding costs a plain
 //! load and store, and figures that every message touches exist once per thread and are summed when they are read.
 
-mod memory;
+pub mod memory;
 mod text;
 
 use std::fmt;

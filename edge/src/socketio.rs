@@ -15,7 +15,7 @@ use serde_json::json;
 use tickmesh_protocol::session::Handshake;
 
 use crate::address::Proxies;
-use crate::handshake::bearer;
+use crate::handshake::{bearer, retry_after, status_of};
 use crate::held::{Line, Lines};
 use crate::limits::{ConnectionGuard, Connections, Refusal};
 
@@ -71,12 +71,13 @@ impl Bad {
     #[must_use]
     pub fn response(self) -> HttpResponse {
         let mut response = match self {
-            Self::Overload(_) => HttpResponse::ServiceUnavailable(),
+            Self::Overload(refusal) => {
+                let mut response = HttpResponse::build(status_of(refusal));
+                response.insert_header((header::RETRY_AFTER, retry_after(refusal.retry_after_ms())));
+                response
+            }
             _ => HttpResponse::BadRequest(),
         };
-        if matches!(self, Self::Overload(_)) {
-            response.insert_header((header::RETRY_AFTER, "1"));
-        }
         response.content_type("application/json").body(self.body())
     }
 }

@@ -23,6 +23,8 @@ fuzz_target!(|bytes: &[u8]| {
         max_subscriptions: 4,
         max_in_flight: 4,
         max_gate_messages: 4,
+        rates: Default::default(),
+        stale_ms: 0,
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
         connect_timeout_ms: 45_000,

@@ -1,6 +1,7 @@
 //! What the gateway answers itself, and what it hands to a node.
 
 mod log;
+mod tuning;
 
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/metrics", web::get().to(metrics))
         .route("/api/v1/log", web::get().to(log::level))
         .route("/api/v1/log", web::put().to(log::set_level))
+        .route("/api/v1/tuning", web::get().to(tuning::show))
+        .route("/api/v1/tuning", web::put().to(tuning::change))
         .service(web::scope("/api").default_service(web::to(forward)));
 }
 

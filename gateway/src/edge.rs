@@ -33,7 +33,14 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Re
             }
         };
     }
-    match accept(&worker, request) {
+    let accepted = match accept(&worker, request) {
+        Ok(accepted) => match worker.connections.turn(accepted.remote.ip()).await {
+            Ok(()) => Ok(accepted),
+            Err(refusal) => Err(refusal.into()),
+        },
+        Err(refused) => Err(refused),
+    };
+    match accepted {
         Ok(accepted) => hold(worker, request, accepted, http).await,
         Err(refused) => {
             worker.metrics.refused(refused.cause);
@@ -59,10 +66,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refused> {
     handshake::check_origin(&worker.origins, request)?;
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = worker.proxies.client(peer, request.headers());
-    let guard = worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
-        let text = refusal.to_string();
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.cause(), ErrorCode::ServiceUnavailable, text)
-    })?;
+    let guard = worker.connections.admit(Some(remote.ip()))?;
     let hello = handshake::hello(request, &mut response)?;
     Ok(Accepted { response, hello, remote, guard })
 }

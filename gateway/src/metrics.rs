@@ -166,6 +166,8 @@ impl Collector for Now {
         let sum = |of: fn(&Traffic) -> &Count| all.iter().map(|one| of(one).get()).sum::<u64>();
         let figures = &mut Figures(&mut encoder);
         figures.gauge("connections", "Connections that are held", self.connections.open() as u64)?;
+        let text = "Connections that wait for their turn to be taken";
+        figures.gauge("connections_waiting", text, self.connections.waiting() as u64)?;
         let open = ByWay::series(all.iter().map(|one| &one.open), false);
         figures.gauges("clients_open", "Clients that are held", open)?;
         let taken = ByWay::series(all.iter().map(|one| &one.clients), false);

@@ -12,7 +12,7 @@ use actix_web::dev::AppConfig;
 use actix_web::{App, web};
 use prometheus_client::registry::Registry;
 use tickmesh_cluster::bus::{Bus, Mail, To};
-use tickmesh_cluster::config::{Config, Placement, PoolConfig};
+use tickmesh_cluster::config::{Config, Live, Placement, PoolConfig};
 use tickmesh_cluster::letter::{Body, Letter};
 use tickmesh_cluster::members::{Kind, Members, Report, Roster};
 use tickmesh_cluster::seat::Seat;
@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) id: String,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) roster: Roster,
+    /// The configuration that is in force.
+    pub(crate) live: Arc<Live>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
@@ -183,6 +185,12 @@ impl Gateway {
         let Seat { members, bus, mail, health, .. } = seat;
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
+        connections.set(&config.limits, &config.rate);
+        let live = Live::new(config.clone());
+        live.on_change({
+            let connections = connections.clone();
+            move |config| connections.set(&config.limits, &config.rate)
+        });
         keep_deletion_cost(config, id, &connections)?;
         let run = rand::random::<u64>() >> 11;
         let zone = config.cluster.zone.clone();
@@ -202,6 +210,7 @@ impl Gateway {
             registry: metrics.registry(nodes.clone(), connections.clone(), health),
             nodes,
             roster,
+            live,
             connections,
             metrics,
             origins: config.server.origins.clone(),
@@ -235,6 +244,12 @@ impl Gateway {
         while self.shared.nodes.choose(None, None).is_none() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// The configuration that is in force.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.shared.live
     }
 
     /// Where it listens.

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
+use actix_http::{HttpMessage, Request, ResponseBuilder};
 use actix_web::web::{self, Bytes, ThinData};
 use actix_web::{HttpRequest, HttpResponse};
 use tickmesh_edge::handshake::{self, Http, Refused};
@@ -12,7 +12,6 @@ use tickmesh_edge::limits::ConnectionGuard;
 use tickmesh_edge::socket::Socket;
 use tickmesh_edge::socketio::{self, Asked, Bad, Polls};
 use tickmesh_protocol::encode::Encoding;
-use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::link::{Open, VERSION};
 use tickmesh_protocol::session::Handshake;
 
@@ -32,7 +31,13 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, origins: &[String]) {
 async fn request(worker: ThinData<Rc<Worker>>, request: HttpRequest, body: Bytes) -> HttpResponse {
     let ThinData(worker) = worker;
     let (asked, remote, guard) = match socketio::judge(&request, &worker.proxies, &worker.connections) {
-        Ok(Polls::New(asked, remote, guard)) => (asked, remote, guard),
+        Ok(Polls::New(asked, remote, guard)) => {
+            if let Err(refusal) = worker.connections.turn(remote.ip()).await {
+                worker.metrics.refused(refusal.cause());
+                return Bad::Overload(refusal).response();
+            }
+            (asked, remote, guard)
+        }
         Ok(Polls::Session(sid)) => {
             return match elsewhere::owner(&worker, &sid, request.headers()) {
                 Some(address) => elsewhere::ask(&worker, &address, &request, body).await,
@@ -72,17 +77,7 @@ pub(crate) fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuil
     handshake::check_origin(&worker.origins, request)?;
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = worker.proxies.client(peer, request.headers());
-    let admit = || {
-        worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
-            let text = refusal.to_string();
-            Refused::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                refusal.cause(),
-                ErrorCode::ServiceUnavailable,
-                text,
-            )
-        })
-    };
+    let admit = || worker.connections.admit(Some(remote.ip()));
     if let Some(sid) = &asked.sid {
         if let Some(address) = elsewhere::owner(worker, sid, request.headers()) {
             return Ok((response, Accepted::Elsewhere(address, admit()?)));
@@ -98,12 +93,18 @@ pub(crate) fn accept(worker: &Worker, request: &Request) -> Result<(ResponseBuil
 pub(crate) async fn start(
     worker: Rc<Worker>,
     request: &Request,
-    http: Http,
+    mut http: Http,
     response: ResponseBuilder,
     accepted: Accepted,
 ) -> std::io::Result<()> {
     if let Accepted::Elsewhere(address, guard) = accepted {
         return elsewhere::carry(&worker, &address, request, http, guard).await;
+    }
+    if let Accepted::Begins(_, remote, _) = &accepted
+        && let Err(refusal) = worker.connections.turn(remote.ip()).await
+    {
+        worker.metrics.refused(refusal.cause());
+        return handshake::refuse(&mut http, &refusal.into()).await;
     }
     let (socket, early) = handshake::accept(http, response).await?;
     match accepted {

@@ -10,6 +10,7 @@ mod publish;
 mod rooms;
 mod sessions;
 mod status;
+mod tuning;
 mod users;
 
 use std::future::{Ready, ready};
@@ -19,9 +20,11 @@ use actix_web::dev::Payload;
 use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
-use tickmesh_edge::handshake::{bearer, error_body};
+use tickmesh_edge::handshake::{bearer, error_body, retry_after};
+use tickmesh_edge::rate::millis;
 use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::identity::{Identity, Role};
+use tickmesh_protocol::session::too_fast;
 
 use crate::clock;
 use crate::worker::{Shared, Worker};
@@ -72,6 +75,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/me", web::get().to(credentials::me))
                 .route("/log", web::get().to(log::level))
                 .route("/log", web::put().to(log::set_level))
+                .route("/tuning", web::get().to(tuning::show))
+                .route("/tuning", web::put().to(tuning::change))
                 .route("/audit", web::get().to(credentials::audit))
                 .route("/stats", web::get().to(status::stats)),
         );
@@ -132,8 +137,28 @@ impl ResponseError for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
+        if let Some(ms) = retry_after_ms(&self.failure) {
+            response.insert_header((header::RETRY_AFTER, retry_after(ms)));
+        }
         response.insert_header((header::CONTENT_TYPE, "application/json")).body(error_body(&self.failure))
     }
+}
+
+/// When a failure says that it may be tried again.
+fn retry_after_ms(failure: &Failure) -> Option<u64> {
+    failure.details.as_ref()?.get("retry_after_ms")?.as_u64()
+}
+
+/// Counts a message that is published over HTTP: for its user or API key, or for the address of who has none.
+fn count_publish(worker: &Worker, caller: &Identity, request: &HttpRequest) -> Result<(), Failure> {
+    let who = || match caller.role {
+        Role::Anonymous => request.peer_addr().map_or_else(String::new, |peer| {
+            // No name of a user has a space.
+            format!("from {}", worker.proxies.client(peer, request.headers()).ip())
+        }),
+        _ => caller.user_id.clone(),
+    };
+    worker.publish_pace.take(who).map_err(|wait| too_fast("publishes", millis(wait)))
 }
 
 /// Who calls.

@@ -12,6 +12,7 @@
 mod inner;
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,9 @@ const SHARE: usize = 4;
 /// this many mean that its thread has no time for it at all.
 const MAX_PENDING: usize = 4_096;
 
+/// Bytes that wait for a session, by which it weighs more.
+const WEIGHT_STEP: usize = 4 * 1024;
+
 /// Live messages for a session.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -67,6 +71,27 @@ pub(crate) struct Close(pub(crate) CloseCode);
 #[rtype(result = "SessionInfo")]
 pub(crate) struct Describe;
 
+/// Asks a session what it weighs.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "(usize, u8)")]
+pub(crate) struct Weigh;
+
+/// What a session weighs; the first in order is the one that is let go first where memory is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Weight {
+    /// Bytes that wait for it, in steps that make a difference.
+    queued: Reverse<usize>,
+    quality: u8,
+    pub(crate) key: MemberKey,
+}
+
+impl Weight {
+    /// About how many bytes wait for it.
+    pub(crate) fn queued(self) -> usize {
+        self.queued.0 * WEIGHT_STEP
+    }
+}
+
 /// What others ask of a hub.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -84,6 +109,10 @@ pub(crate) enum Request {
     Disconnect(String, oneshot::Sender<bool>),
     /// Ends the sessions whose credential is void now, whatever it was when this was asked.
     Revoked,
+    /// What each session weighs.
+    Weigh(oneshot::Sender<Vec<Weight>>),
+    /// Ends these because memory is short.
+    Shed(Vec<MemberKey>),
     /// Ends all sessions but those whose client is at a gateway, which moves them.
     CloseDirect(CloseCode),
 }
@@ -126,7 +155,7 @@ pub fn seat(index: HubIndex) -> (HubSender, HubSeat) {
 }
 
 /// Names a session within its hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct MemberKey(u64);
 
 /// The sessions of this thread.
@@ -274,6 +303,16 @@ impl Hub {
                     member.credential.as_deref().is_some_and(|credential| kept.is_void(credential))
                 };
                 inner.members.values().filter(void).for_each(|member| member.close(CloseCode::AuthFailed));
+            }
+            Request::Weigh(reply) => {
+                let asked: Vec<_> = inner.members.iter().map(|(key, member)| member.weigh(*key)).collect();
+                actix_rt::spawn(async move {
+                    let _ = reply.send(join_all(asked).await.into_iter().flatten().collect());
+                });
+            }
+            Request::Shed(keys) => {
+                let held = keys.iter().filter_map(|key| inner.members.get(key));
+                held.for_each(|member| member.close(CloseCode::Overloaded));
             }
             Request::CloseDirect(code) => {
                 // What came before goes out before.

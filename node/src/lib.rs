@@ -5,6 +5,7 @@
 //!
 //! * [`server`]: listener, upgrade, shutdown · [`session`]: the actor round the protocol's session machine
 //! * [`hub`]: the sessions of a worker thread, by room · [`fanout`]: from the broker to the hubs, in batches
+//! * [`guard`]: what is done when memory runs short · `policies`: what is in force for sessions, and how it changes
 //! * `link`: sessions whose client is at a gateway
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * `market`: recorded rooms: ticks, bars, alerts · `stitch`: rows of the store joined to a log · `asks`: what is asked of
@@ -21,6 +22,7 @@ mod background;
 pub mod clock;
 pub mod fanout;
 mod flush;
+pub mod guard;
 pub mod hub;
 mod keys;
 mod link;
@@ -29,6 +31,7 @@ mod market;
 pub mod metrics;
 mod parking;
 mod peers;
+mod policies;
 mod reads;
 pub mod server;
 pub mod session;

@@ -100,7 +100,7 @@ async fn begin(worker: &Rc<Worker>, mut stream: Socket, records: Records, wanted
         }
     };
     let now = clock::now();
-    let policy = worker.policy.clone();
+    let policy = worker.policies.current();
     let session = match wanted {
         Wanted::Attach(attach) => Session::restore(now, policy, attach.snapshot, true),
         Wanted::Open(Open { socketio: Some(handshake), session_id, token, batch, .. }) => {

@@ -28,6 +28,7 @@ use tickmesh_protocol::session::Session;
 use tickmesh_store::Stores;
 use tickmesh_telemetry::metrics::Traces;
 
+use crate::guard::Gauge;
 use crate::load::QueueDelay;
 use traffic::{AllTraffic, Traffic};
 
@@ -36,7 +37,7 @@ pub use market::MarketMetrics;
 /// How a session ends that nobody ended.
 const LOST: &str = "connection lost";
 /// Causes of refusal, beside those of [`Refusal`].
-const REFUSALS: [&str; 5] = ["path", "handshake", "origin", "authentication", "link"];
+const REFUSALS: [&str; 6] = ["path", "handshake", "origin", "authentication", "full user", "link"];
 /// Causes for which a message is not published.
 const PUBLISH_ERRORS: [&str; 4] = ["refused", "unavailable", "timeout", "damaged"];
 
@@ -111,6 +112,8 @@ pub struct Sources {
     pub stores: Stores,
     /// How long worker threads keep things waiting.
     pub delay: Arc<QueueDelay>,
+    /// How short memory is.
+    pub memory: Arc<Gauge>,
 }
 
 fn named(causes: impl IntoIterator<Item = &'static str>) -> Family<Cause, Counter> {
@@ -249,7 +252,7 @@ impl Metrics {
     /// A registry with all of them, and the figures of the process.
     #[must_use]
     pub fn registry(self: &Arc<Self>, sources: Sources) -> Registry {
-        let Sources { connections, redis, stores, delay } = sources;
+        let Sources { connections, redis, stores, delay, memory } = sources;
         metrics::registry("node", redis, self.requests.clone(), |r| {
             r.register_collector(Box::new(Traces));
             let text = "Sessions ended, by close reason or lost connection";
@@ -268,7 +271,7 @@ impl Metrics {
             self.market.register(r);
             r.register_collector(Box::new(stores::StoresCollector(stores)));
             r.register_collector(Box::new(AllTraffic(self.workers.clone())));
-            r.register_collector(Box::new(Whole { metrics: self.clone(), connections, delay }));
+            r.register_collector(Box::new(Whole { metrics: self.clone(), connections, delay, memory }));
         })
     }
 }
@@ -279,6 +282,7 @@ struct Whole {
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     delay: Arc<QueueDelay>,
+    memory: Arc<Gauge>,
 }
 
 impl Collector for Whole {
@@ -287,6 +291,16 @@ impl Collector for Whole {
         let figures = &mut Figures(&mut encoder);
         let text = "Connections that are open, those of gateways for their clients included";
         figures.gauge("connections", text, self.connections.open() as u64)?;
+        let text = "Connections that wait for their turn to be taken";
+        figures.gauge("connections_waiting", text, self.connections.waiting() as u64)?;
+        let level = self.memory.level();
+        let levels = Gauge::LEVELS.map(|one| ([("level", one.name())], u64::from(one == level)));
+        figures.gauges("memory_level", "1 for how short memory is now", levels)?;
+        let text = "Memory that counts against the limit that the guard goes by";
+        figures.gauge("memory_used_bytes", text, self.memory.used())?;
+        let text = "What the memory guard did; of connections closed (shed), how many";
+        let actions = self.memory.actions().map(|(action, count)| ([("action", action)], count));
+        figures.counters("memory_actions", text, actions)?;
         let text = "The longest time that something ready waited for its worker thread lately";
         figures.seconds("worker_delay", text, self.delay.lately().as_secs_f64())?;
         // An empty label would be none.

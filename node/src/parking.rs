@@ -34,6 +34,14 @@ impl Parking {
         }
     }
 
+    /// Throws away those that nobody came back to in time.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        let mut places = self.places.lock();
+        places.retain(|_, (until, _)| *until > now);
+        places.shrink_to_fit();
+    }
+
     /// Gives a session out, once.
     pub(crate) fn take(&self, name: &str) -> Option<Parked> {
         let (until, parked) = self.places.lock().remove(name)?;

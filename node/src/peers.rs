@@ -127,6 +127,11 @@ impl Peers {
         self.parking.park(name, parked);
     }
 
+    /// Throws away parked sessions that nobody came back to in time.
+    pub(crate) fn sweep_parked(&self) {
+        self.parking.sweep();
+    }
+
     /// A session that was parked here or on any other node.
     pub(crate) async fn unpark(&self, name: &str) -> Option<Parked> {
         for attempt in 0..UNPARKINGS {

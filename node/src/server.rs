@@ -11,7 +11,7 @@ use actix_service::{IntoServiceFactory, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
-use tickmesh_cluster::config::Config;
+use tickmesh_cluster::config::{Config, Live};
 use tickmesh_cluster::members::{Members, Roster};
 use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
@@ -19,12 +19,14 @@ use tickmesh_edge::auth::{Auth, AuthSetupError};
 use tickmesh_edge::kubernetes::{NotInPod, keep_deletion_cost};
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::{advertised, bind};
+use tickmesh_edge::rate::Keyed;
 use tickmesh_edge::service::{self, Options, service};
 use tickmesh_edge::tls::TlsError;
 use tickmesh_market::calendar::CalendarError;
 use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::memory::Level;
 use tickmesh_protocol::room::Classes;
-use tickmesh_protocol::session::Policy;
+use tickmesh_protocol::session::{Policy, Rates};
 use tickmesh_store::Stores;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -32,14 +34,16 @@ use tokio::time::Instant;
 
 use crate::attendance::{self, Attendance};
 use crate::flush::FlushSettings;
+use crate::guard::Gauge;
 use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::load::{Load, QueueDelay};
 use crate::market::{self, Means, Settings};
 use crate::metrics::{Metrics, Sources};
 use crate::peers::{self, Peers};
+use crate::policies::{Policies, tune};
 use crate::reads::Reads;
 use crate::worker::{Shared, Worker};
-use crate::{api, audit, clock, fanout, hub, keys, socketio, upgrade};
+use crate::{api, audit, clock, fanout, guard, hub, keys, socketio, upgrade};
 
 /// Largest request line and headers, in bytes, of the HTTP server (a constant of `actix-http`).
 pub const MAX_HEAD_BYTES: usize = 131_072;
@@ -115,10 +119,28 @@ impl Node {
 
         let workers = service::workers(config.node.workers);
         let (senders, seats): (Vec<_>, Vec<_>) = (0..workers).map(hub::seat).unzip();
-        let Seat { broker, events, members, presence, bus, mail, health } = seat;
+        let Seat { broker, events, members, presence, bus, mail, health, logs } = seat;
         let metrics = Arc::new(Metrics::new(Classes::new(config.rooms.class.clone())));
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
+        connections.set(&config.limits, &config.rate);
+        let policy = policy(config, id, stores.users.is_some());
+        let policies = Arc::new(Policies::new(policy.clone(), config));
+        let publish_pace = Arc::new(Keyed::new(config.rate.http_publishes()));
+        let live = Live::new(config.clone());
+        let flush = Arc::new(FlushSettings::new(&config.batch));
+        live.on_change({
+            let (connections, policies) = (connections.clone(), policies.clone());
+            let flush = flush.clone();
+            let publish_pace = publish_pace.clone();
+            move |config| {
+                connections.set(&config.limits, &config.rate);
+                policies.configure(config);
+                publish_pace.set(config.rate.http_publishes());
+                flush.set(&config.batch);
+            }
+        });
+        let memory = Arc::new(Gauge::default());
         keep_deletion_cost(config, id, &connections)?;
         let run = rand::random::<u64>() >> 11;
         let started_at = clock::now().utc;
@@ -161,6 +183,7 @@ impl Node {
                 redis: health.clone(),
                 stores: stores.clone(),
                 delay: delay.clone(),
+                memory: memory.clone(),
             }),
             peers: peers.clone(),
             max_watchlist: config.users.max_watchlist,
@@ -172,16 +195,19 @@ impl Node {
             required,
             attendance: attendance.clone(),
             redis: health,
-            policy: Arc::new(policy(config, id, stores.users.is_some())),
+            policy: Arc::new(policy),
+            policies,
+            live: live.clone(),
+            memory,
             auth,
             connections,
+            publish_pace,
             hubs: senders.clone(),
             secret: config.cluster.secret.clone(),
             origins: config.server.origins.clone(),
             proxies: Proxies::new(config.server.trusted_proxies.clone()),
             stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
-            flush: FlushSettings::new(&config.batch),
-            max_publish_batch: config.limits.max_publish_batch,
+            flush,
             started_at,
             run,
             lines: Arc::default(),
@@ -200,6 +226,7 @@ impl Node {
             market::start(settings, means, inbox, tapped).map_err(StartError::Thread)?;
         }
         keys::start(shared.clone(), credentials);
+        guard::start(shared.clone(), live, logs);
         let metrics_server = match config.server.metrics_listen {
             Some(at) => Some(serve_metrics(at, shared.clone())?),
             None => None,
@@ -228,6 +255,12 @@ impl Node {
     pub async fn joined(&self, patience: Duration) {
         let known = tokio::time::timeout(patience, self.shared.auth.kept_known());
         let _ = tokio::join!(self.shared.peers.in_cluster(patience), known);
+    }
+
+    /// The configuration that is in force.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.shared.live
     }
 
     /// Where it listens.
@@ -276,23 +309,29 @@ impl Node {
     }
 }
 
-fn policy(config: &Config, id: &str, keeps_users: bool) -> Policy {
-    Policy {
+/// What is in force for sessions at first.
+pub(crate) fn policy(config: &Config, id: &str, keeps_users: bool) -> Policy {
+    let mut policy = Policy {
         node_id: id.to_owned(),
         classes: Classes::new(config.rooms.class.clone()),
         max_message_bytes: config.limits.max_message_bytes,
-        max_queue_bytes: config.limits.max_queue_bytes,
-        max_queue_age_ms: config.limits.max_queue_age_ms,
-        max_subscriptions: config.limits.max_subscriptions,
-        max_in_flight: config.limits.max_in_flight,
-        max_gate_messages: config.limits.max_gate_messages,
+        // Set below, as whenever they change.
+        max_queue_bytes: 0,
+        max_queue_age_ms: 0,
+        max_subscriptions: 0,
+        max_in_flight: 0,
+        max_gate_messages: 0,
+        rates: Rates::default(),
+        stale_ms: 0,
         ping_interval_ms: config.heartbeat.ping_interval_ms,
         min_ping_interval_ms: config.heartbeat.min_ping_interval_ms,
         ping_timeout_ms: config.heartbeat.timeout_ms,
         connect_timeout_ms: config.socketio.connect_timeout_ms,
         market_prefix: config.market.prefix.clone(),
         keeps_users,
-    }
+    };
+    tune(&mut policy, config, Level::Normal);
+    policy
 }
 
 fn serve(

@@ -15,22 +15,27 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tickmesh_protocol::batch::Witness;
 use tickmesh_protocol::close::CloseCode;
+use tickmesh_protocol::error::{ErrorCode, Failure};
+use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::link::Records;
 use tickmesh_protocol::outbox::Mark;
 use tickmesh_protocol::room::RoomName;
-use tickmesh_protocol::session::{Counters, Occurrence, Session};
+use tickmesh_protocol::session::{Counters, Occurrence, Session, State};
 use tickmesh_store::relational::AuditEvent;
+use tokio::time::Instant;
 
 use crate::clock;
-use crate::hub::{Close, Deliver, Describe, MemberKey, Notice};
+use crate::hub::{Close, Deliver, Describe, MemberKey, Notice, Weigh};
 use crate::worker::Worker;
-use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS};
+use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS, UserGuard};
 use tickmesh_edge::metrics::{Transport, Way};
 use tickmesh_edge::socket::Socket;
 
@@ -39,6 +44,12 @@ use io::Io;
 
 /// Bytes taken from a session before the socket accepted those before.
 const WRITE_AHEAD: usize = 64 * 1024;
+/// For how long a socket has to take nothing for its connection to count as broken.
+const BLOCKED: Duration = Duration::from_secs(2);
+/// Who is let go because memory is short comes back no sooner than this.
+const SHED_LEAST_MS: u64 = 5_000;
+/// And within so many milliseconds from then.
+const SHED_SPREAD_MS: u64 = 10_000;
 
 /// The actor.
 pub(crate) struct SessionActor {
@@ -55,6 +66,12 @@ pub(crate) struct SessionActor {
     way: Way,
     /// Taken by the input and output future when the actor starts.
     connection: Option<Connection>,
+    /// In which state it is counted while it is open.
+    state: State,
+    /// Since when its socket has taken nothing though there was something.
+    stalled: Option<Instant>,
+    /// Its place among those of its user.
+    user: Option<UserGuard>,
     _guard: ConnectionGuard,
 }
 
@@ -81,6 +98,9 @@ pub struct SessionInfo {
     pub protocol: Cow<'static, str>,
     /// The peer's address.
     pub remote: SocketAddr,
+    /// How it does; nodes of older versions do not say.
+    #[serde(default)]
+    pub state: State,
     /// UTC milliseconds since when it is connected.
     pub connected_at: u64,
     /// Rooms that it follows, sorted.
@@ -122,6 +142,9 @@ impl SessionActor {
             counted,
             way,
             connection,
+            state: State::default(),
+            stalled: None,
+            user: None,
             _guard: guard,
         }
         .start();
@@ -151,6 +174,13 @@ impl SessionActor {
                 self.worker.hub.rated(key, score);
             }
         }
+        let blocked = self.stalled.is_some_and(|since| since.elapsed() >= BLOCKED);
+        let state = self.session.state(clock::now(), blocked);
+        if state != self.state {
+            traffic.states[self.state as usize].take(1);
+            self.state = state;
+            traffic.states[state as usize].add(1);
+        }
         // From long-polling to a WebSocket.
         if self.way.transport == Transport::Polling && !stream.is_polling() {
             traffic.open.of(self.way).take(1);
@@ -173,6 +203,24 @@ impl SessionActor {
         });
     }
 
+    /// Takes the session's place among those of its user, once it is known whose it is; closes it (1008) where there is none.
+    fn claim(&mut self) {
+        let identity = self.session.identity();
+        if self.user.is_some() || identity.role == Role::Anonymous {
+            return;
+        }
+        match self.worker.connections.admit_user(&identity.user_id, self.session.is_restored()) {
+            Ok(guard) => self.user = Some(guard),
+            Err(max) => {
+                self.worker.metrics.refused("full user");
+                let text = "no more connections of this user are taken: as many are open as may be";
+                let failure = Failure::new(ErrorCode::RateLimitExceeded, text)
+                    .with_details(json!({ "max_connections_per_user": max }));
+                self.session.refuse(clock::now(), &failure, CloseCode::Policy);
+            }
+        }
+    }
+
     /// The node wants the session to go: to another node by its gateway, or else its client to connect again.
     fn leave(&mut self) {
         if self.session.is_linked() {
@@ -190,7 +238,9 @@ impl Actor for SessionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.worker.traffic.sessions.of(self.way).add(1);
         self.worker.traffic.open.of(self.way).add(1);
+        self.worker.traffic.states[self.state as usize].add(1);
         self.note("connected", "");
+        self.claim();
         self.key = Some(self.worker.hub.enter(&self.session, ctx.address()));
         if self.worker.connections.draining() {
             // Let in just before the node began to drain, and not there when the others were told.
@@ -213,6 +263,7 @@ impl Actor for SessionActor {
             self.worker.peers.park(name, parked);
         }
         self.worker.traffic.open.of(self.way).take(1);
+        self.worker.traffic.states[self.state as usize].take(1);
         let reason = self.session.reason();
         self.note("disconnected", reason.unwrap_or("connection lost"));
         self.worker.metrics.session_ended(reason);
@@ -225,6 +276,7 @@ impl Handler<Deliver> for SessionActor {
 
     fn handle(&mut self, Deliver(batches): Deliver, _: &mut Self::Context) {
         let now = clock::now();
+        self.worker.policies.apply(&mut self.session);
         for batch in &batches {
             self.session.handle_batch(now, batch);
             if let Some(witness) = batch.witness() {
@@ -248,8 +300,22 @@ impl Handler<Close> for SessionActor {
     fn handle(&mut self, Close(code): Close, _: &mut Self::Context) {
         match code {
             CloseCode::GoingAway => self.leave(),
+            CloseCode::Overloaded => {
+                let retry_after = SHED_LEAST_MS + rand::random_range(0..=SHED_SPREAD_MS);
+                self.session.shed(clock::now(), retry_after);
+            }
             code => self.session.close(code),
         }
+    }
+}
+
+impl Handler<Weigh> for SessionActor {
+    type Result = MessageResult<Weigh>;
+
+    fn handle(&mut self, _: Weigh, _: &mut Self::Context) -> Self::Result {
+        // Where the socket takes nothing, as much as it may was taken from the session.
+        let ahead = if self.stalled.is_some() { WRITE_AHEAD } else { 0 };
+        MessageResult((self.session.queued_bytes() + ahead, self.session.quality(clock::now())))
     }
 }
 
@@ -266,6 +332,9 @@ impl Handler<Describe> for SessionActor {
             node_id: self.worker.policy.node_id.clone(),
             protocol: self.session.encoding().name().into(),
             remote: self.remote,
+            state: self
+                .session
+                .state(clock::now(), self.stalled.is_some_and(|since| since.elapsed() >= BLOCKED)),
             connected_at: self.session.connected_at(),
             rooms,
             messages_in: counters.messages_in,

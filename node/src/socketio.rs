@@ -43,7 +43,13 @@ async fn request(worker: WorkerData, request: HttpRequest, body: Bytes) -> HttpR
     let Some(application) = application(&worker, path) else { return HttpResponse::NotFound().finish() };
     let max_payload = worker.policy.max_message_bytes;
     let (asked, remote, guard) = match socketio::judge(&request, &worker.proxies, &worker.connections) {
-        Ok(Polls::New(asked, remote, guard)) => (asked, remote, guard),
+        Ok(Polls::New(asked, remote, guard)) => {
+            if let Err(refusal) = worker.connections.turn(remote.ip()).await {
+                worker.metrics.refused(refusal.cause());
+                return Bad::Overload(refusal).response();
+            }
+            (asked, remote, guard)
+        }
         Ok(Polls::Session(sid)) => {
             return socketio::serve(&worker.lines, &sid, request.method(), &body, max_payload).await;
         }
@@ -72,7 +78,7 @@ pub(crate) fn begin(
     guard: ConnectionGuard,
 ) {
     let id = uuid::Uuid::now_v7().simple().to_string();
-    let policy = worker.policy.clone();
+    let policy = worker.policies.current();
     let wire = Wire { batch: asked.batch, ..Wire::socketio() };
     let session = Session::socketio(clock::now(), &id, policy, handshake, asked.token, application, wire);
     let connection = Connection { stream, early, records: None };

@@ -4,7 +4,7 @@
 //! what is wrong with the token is told over the WebSocket, where browsers can see it (close codes 4001 and 4002).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use actix_http::{HttpMessage, Request, ResponseBuilder, StatusCode};
@@ -30,8 +30,19 @@ pub(crate) async fn serve(worker: Rc<Worker>, request: Request, http: Http) -> R
 }
 
 async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Result<()> {
-    match accept(&worker, request) {
-        Ok((response, start)) => {
+    let judged = match accept(&worker, request) {
+        Ok(Judged { newcomer: Some(address), response, begin }) => {
+            match worker.connections.turn(address).await {
+                Ok(()) => Ok((response, begin)),
+                Err(refusal) => Err(refusal.into()),
+            }
+        }
+        Ok(Judged { response, begin, .. }) => Ok((response, begin)),
+        Err(refused) => Err(refused),
+    };
+    match judged {
+        Ok((response, begin)) => {
+            let start = begin();
             let (stream, early) = handshake::accept(http, response).await?;
             start(stream, early);
             Ok(())
@@ -45,7 +56,16 @@ async fn answer(worker: Rc<Worker>, request: &Request, mut http: Http) -> io::Re
 
 type Start = Box<dyn FnOnce(Socket, Bytes)>;
 
-fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, Start), Refused> {
+/// What becomes of a request that is in order.
+struct Judged {
+    response: ResponseBuilder,
+    /// The address of a client that has to wait for its turn.
+    newcomer: Option<IpAddr>,
+    /// What costs something, once it has its turn.
+    begin: Box<dyn FnOnce() -> Start>,
+}
+
+fn accept(worker: &Rc<Worker>, request: &Request) -> Result<Judged, Refused> {
     if let Some(application) = socketio::application(worker, request.path()) {
         return accept_socketio(worker, request, application);
     }
@@ -76,18 +96,25 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
         let start: Start = Box::new(move |stream, early| {
             actix_rt::spawn(link::serve(worker, stream, early));
         });
-        return Ok((response, start));
+        return Ok(Judged { response, newcomer: None, begin: Box::new(move || start) });
     }
     handshake::check_origin(&worker.origins, request)?;
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = worker.proxies.client(peer, request.headers());
-    let guard = admit(worker, remote)?;
     let hello = handshake::hello(request, &mut response)?;
+    let guard = worker.connections.admit(Some(remote.ip()))?;
+    let worker = worker.clone();
+    let begin = Box::new(move || welcome(worker, hello, remote, guard));
+    Ok(Judged { response, newcomer: Some(remote.ip()), begin })
+}
+
+/// Begins the session of a client that has its turn.
+fn welcome(worker: Rc<Worker>, hello: Hello, remote: SocketAddr, guard: ConnectionGuard) -> Start {
     let Hello { encoding, batch, max_bandwidth, .. } = hello;
     let wire = Wire { encoding, batch, max_bandwidth, linked: false };
     let now = clock::now();
     let id = uuid::Uuid::now_v7().simple().to_string();
-    let policy = worker.policy.clone();
+    let policy = worker.policies.current();
     let session = match worker.auth.identify(hello.token.as_deref(), now.utc) {
         Ok(identity) => Session::new(now, &id, policy, identity, wire),
         Err(error) => {
@@ -96,18 +123,9 @@ fn accept(worker: &Rc<Worker>, request: &Request) -> Result<(ResponseBuilder, St
             Session::refused(now, &id, policy, wire, &error.into(), code)
         }
     };
-    let worker = worker.clone();
-    let start: Start = Box::new(move |stream, early| {
+    Box::new(move |stream, early| {
         let connection = Connection { stream, early, records: None };
         SessionActor::spawn(session, worker, remote, connection, guard);
-    });
-    Ok((response, start))
-}
-
-fn admit(worker: &Worker, remote: SocketAddr) -> Result<ConnectionGuard, Refused> {
-    worker.connections.admit(Some(remote.ip())).map_err(|refusal| {
-        let text = refusal.to_string();
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.cause(), ErrorCode::ServiceUnavailable, text)
     })
 }
 
@@ -115,7 +133,7 @@ fn accept_socketio(
     worker: &Rc<Worker>,
     request: &Request,
     application: Application,
-) -> Result<(ResponseBuilder, Start), Refused> {
+) -> Result<Judged, Refused> {
     let asked = handshake::socketio(request)?;
     let response = handshake::websocket(request)?;
     handshake::check_origin(&worker.origins, request)?;
@@ -128,15 +146,15 @@ fn accept_socketio(
                 }
             });
         });
-        return Ok((response, start));
+        return Ok(Judged { response, newcomer: None, begin: Box::new(move || start) });
     }
     let peer = request.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let remote = worker.proxies.client(peer, request.headers());
-    let guard = admit(worker, remote)?;
+    let guard = worker.connections.admit(Some(remote.ip()))?;
     let worker = worker.clone();
     let start: Start = Box::new(move |stream, early| {
         let begins = tickmesh_edge::socketio::begins("", false);
         socketio::begin(&worker, application, &begins, asked, (stream, early), remote, guard);
     });
-    Ok((response, start))
+    Ok(Judged { response, newcomer: Some(remote.ip()), begin: Box::new(move || start) })
 }

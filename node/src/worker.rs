@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tickmesh_cluster::broker::{Broker, BrokerError};
-use tickmesh_cluster::config::Secret;
+use tickmesh_cluster::config::{Live, Secret};
 use tickmesh_cluster::members::LeaseState;
 use tickmesh_cluster::redis::Health;
 use tickmesh_protocol::message::Publish;
@@ -20,11 +20,13 @@ use tickmesh_store::guard::Health as StoreHealth;
 use crate::attendance::Attendance;
 use crate::audit::Auditor;
 use crate::flush::FlushSettings;
+use crate::guard::Gauge;
 use crate::hub::{Hub, HubSender};
 use crate::market::{self, MarketHandle};
 use crate::metrics::Metrics;
 use crate::metrics::traffic::Traffic;
 use crate::peers::{Local, Peers, Question, merged};
+use crate::policies::Policies;
 use crate::reads::Reads;
 use crate::trace;
 use tickmesh_edge::address::Proxies;
@@ -32,13 +34,23 @@ use tickmesh_edge::auth::Auth;
 use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::metrics::Standing;
+use tickmesh_edge::rate::Keyed;
 
 /// What is one per node.
 pub(crate) struct Shared {
     pub(crate) broker: Arc<dyn Broker>,
+    /// What never changes while the node runs: its name, the classes of rooms, the largest message.
     pub(crate) policy: Arc<Policy>,
+    /// What is in force for sessions.
+    pub(crate) policies: Arc<Policies>,
+    /// The configuration that is in force.
+    pub(crate) live: Arc<Live>,
+    /// How short memory is.
+    pub(crate) memory: Arc<Gauge>,
     pub(crate) auth: Auth,
     pub(crate) connections: Arc<Connections>,
+    /// How often one user, key or address may publish over HTTP.
+    pub(crate) publish_pace: Arc<Keyed<String>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     pub(crate) hubs: Vec<HubSender>,
@@ -55,8 +67,7 @@ pub(crate) struct Shared {
     /// How long a client may take nothing though there is something.
     pub(crate) stall_timeout: Duration,
     /// When messages leave together.
-    pub(crate) flush: FlushSettings,
-    pub(crate) max_publish_batch: usize,
+    pub(crate) flush: Arc<FlushSettings>,
     pub(crate) max_watchlist: usize,
     pub(crate) max_alerts: usize,
     pub(crate) stores: Stores,
@@ -101,6 +112,9 @@ impl Shared {
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
         if self.connections.draining() {
             return Some("draining");
+        }
+        if self.connections.short_of_memory() {
+            return Some("memory is short");
         }
         if self.redis.as_ref().is_some_and(|redis| !redis.is_up()) {
             return Some("redis is away");

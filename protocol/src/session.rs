@@ -13,7 +13,9 @@
 //! It must not know sockets, actors, brokers or clocks.
 
 mod actions;
+mod admission;
 mod output;
+mod rate;
 mod recovery;
 mod shaped;
 mod snapshot;
@@ -46,6 +48,8 @@ use crate::room::RoomName;
 use crate::shape::Shaper;
 
 pub use actions::{history_data, history_replay};
+pub use admission::State;
+pub use rate::{Rates, too_fast};
 pub use recovery::Parked;
 use shaped::Held;
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
@@ -109,6 +113,8 @@ pub struct Session {
     /// The time of the last input, in milliseconds on the monotonic clock.
     clock: u64,
     last_heard: u64,
+    /// When a message went over it, heartbeats aside.
+    last_used: u64,
     next_ping: u64,
     round_trip_ms: Option<u64>,
     quality: Quality,
@@ -118,6 +124,8 @@ pub struct Session {
     /// Of the frames that were transmitted last, or wait in `half`.
     mark: Mark,
     next_slot: u32,
+    /// What the client used of its rates.
+    used: rate::Used,
     /// Number of the client's message that is being handled and has no answer yet; always none without a gateway.
     number: Option<Done>,
     /// How the client's message that is being handled is answered.
@@ -130,6 +138,8 @@ pub struct Session {
     retries: Vec<(u64, RoomName, Position)>,
     /// It came from another node, and the gateway does not know yet that all of it goes on here.
     arriving: bool,
+    /// It came from another node.
+    restored: bool,
 }
 
 /// How a session ends.
@@ -191,6 +201,7 @@ impl Session {
             shaper: (wire.max_bandwidth > 0).then(|| Box::new(Shaper::new(wire.max_bandwidth, now.mono))),
             clock: now.mono,
             last_heard: now.mono,
+            last_used: now.mono,
             next_ping: now.mono
                 + quality::ping_interval(None, policy.ping_interval_ms, policy.min_ping_interval_ms),
             round_trip_ms: None,
@@ -200,12 +211,14 @@ impl Session {
             occurrences: Vec::new(),
             mark: Mark::default(),
             next_slot: 0,
+            used: rate::Used::default(),
             number: None,
             answer: Answer::default(),
             face: None,
             half: None,
             retries: Vec::new(),
             arriving: false,
+            restored: false,
             policy,
         }
     }
@@ -336,7 +349,7 @@ impl Session {
             let failure = Failure::new(ErrorCode::AuthTokenExpired, "the token expired");
             self.reject(now, None, None, &failure);
             self.close(CloseCode::TokenExpired);
-        } else if now.mono >= self.silent_until() {
+        } else if now.mono >= self.silent_until() || self.unused_until().is_some_and(|at| at <= now.mono) {
             self.close(CloseCode::Idle);
         } else if self.stale_at().is_some_and(|at| at <= now.mono) {
             self.close(CloseCode::SlowConsumer);
@@ -462,18 +475,34 @@ impl Session {
         let retry = self.retries.iter().map(|(at, ..)| *at).min();
         let shaped = self.shaper.as_ref().and_then(|shaper| shaper.waits_until());
         let (entry, suite) = (self.entry_deadline(), self.suite_deadline());
-        [Some(alive), expiry, held, retry, entry, suite, shaped, self.stale_at()].into_iter().flatten().min()
+        [Some(alive), expiry, held, retry, entry, suite, shaped, self.stale_at(), self.unused_until()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     // ---- inside ----
 
     fn handle_json(&mut self, now: Now, text: &str) {
         self.counters.messages_in += 1;
+        self.last_used = now.mono;
+        let counted = self.count_request(now);
         match ClientMessage::parse(text) {
-            Ok(message) => self.handle_message(now, message),
+            Ok(message) => self.handle_counted(now, message, counted),
             Err(rejected) => {
                 let (id, trace) = (rejected.request_id.as_deref(), rejected.trace_id.as_deref());
-                self.reject(now, id, trace, &rejected.failure);
+                self.reject(now, id, trace, &counted.err().unwrap_or(rejected.failure));
+            }
+        }
+    }
+
+    /// Does what the message wants, unless the client is too fast.
+    fn handle_counted(&mut self, now: Now, message: ClientMessage<'_>, counted: Result<(), Failure>) {
+        match counted {
+            Ok(()) => self.handle_message(now, message),
+            Err(failure) => {
+                let id = Some(&*message.request_id).filter(|id| !id.is_empty());
+                self.reject(now, id, message.trace_id.as_deref(), &failure);
             }
         }
     }

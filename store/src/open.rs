@@ -76,18 +76,21 @@ pub struct Stores {
     pub users: Option<Arc<Guarded<Relational>>>,
     /// Connection pools, by the name that `health` gives their store.
     pub pools: Vec<(&'static str, PoolGauge)>,
+    /// Ticks and bars, where they are in this process's memory.
+    pub in_memory: Option<MemorySeries>,
 }
 
 impl Stores {
     /// In this process, and gone with it.
     #[must_use]
     pub fn memory(config: &Config) -> Self {
-        let (series, reads) = memory_series(config);
+        let (series, reads, kept) = memory_series(config);
         Self {
             series: Some(series),
             series_reads: Some(reads),
             users: Some(memory_users(config)),
             pools: Vec::new(),
+            in_memory: Some(kept),
         }
     }
 
@@ -124,8 +127,9 @@ impl Stores {
         if !dsn.is_empty() {
             stores.open_tdengine(config)?;
         } else if embedded {
-            let (series, reads) = memory_series(config);
+            let (series, reads, kept) = memory_series(config);
             (stores.series, stores.series_reads) = (Some(series), Some(reads));
+            stores.in_memory = Some(kept);
         }
         Ok(stores)
     }
@@ -180,15 +184,16 @@ fn memory_users(config: &Config) -> Arc<Guarded<Relational>> {
     Arc::new(users)
 }
 
-/// For those who write, and those who read.
-fn memory_series(config: &Config) -> (GuardedSeries, GuardedSeries) {
-    let series: Arc<dyn TimeSeries> = Arc::new(MemorySeries::default());
+/// For those who write, those who read, and who makes it smaller.
+fn memory_series(config: &Config) -> (GuardedSeries, GuardedSeries, MemorySeries) {
+    let kept = MemorySeries::default();
+    let series: Arc<dyn TimeSeries> = Arc::new(kept.clone());
     let guarded = |series| {
         let series = Guarded::new("memory", series, &config.stores);
         series.health().set_prepared();
         Arc::new(series)
     };
-    (guarded(series.clone()), guarded(series))
+    (guarded(series.clone()), guarded(series), kept)
 }
 
 /// Prepares a store until it has succeeded.

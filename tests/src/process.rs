@@ -128,6 +128,12 @@ impl NodeProcess {
         self.address
     }
 
+    /// What the system calls it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until this gateway would place sessions on so many nodes.
     ///
     /// # Panics

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Milliseconds between two sweeps for rooms that nobody uses.
 const SWEEP_INTERVAL_MS: u64 = 60_000;
 
+/// What a message in a log takes beside its data, in bytes.
+const OVERHEAD: usize = 150;
+
 /// A clock that gives UTC milliseconds.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
@@ -33,6 +36,8 @@ pub struct MemoryCluster {
     inboxes: RwLock<Vec<(u64, Inbox)>>,
     next_connection: AtomicU64,
     last_sweep: AtomicU64,
+    /// Logs are 2 to the power of this times as short as their classes say.
+    pressure: AtomicU32,
 }
 
 /// One node's connection to a [`MemoryCluster`].
@@ -67,7 +72,54 @@ impl MemoryCluster {
             clock,
             inboxes: RwLock::default(),
             next_connection: AtomicU64::new(0),
+            pressure: AtomicU32::new(0),
         })
+    }
+
+    /// Memory is short: logs are half as long as their classes say, at 2 a quarter, and so on; at 0 they grow again. What is
+    /// beyond is gone: who asks for it is told so, as for anything that a log has no more.
+    pub fn set_pressure(&self, pressure: u32) {
+        let before = self.pressure.swap(pressure, Ordering::Relaxed);
+        if pressure > before {
+            let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
+            for room in rooms {
+                let mut room = room.lock();
+                let most = room.class.history_size >> pressure;
+                if room.log.len() > most {
+                    let beyond = room.log.len() - most;
+                    room.log.drain(..beyond);
+                }
+                room.log.shrink_to_fit();
+            }
+        }
+    }
+
+    /// About how many bytes the logs hold.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
+        let size = |message: &Arc<Message>| (message.data.get().len() + OVERHEAD) as u64;
+        rooms.iter().map(|room| room.lock().log.iter().map(|(_, message)| size(message)).sum::<u64>()).sum()
+    }
+
+    /// Memory is very short: throws away the older half of each log.
+    pub fn halve(&self) {
+        let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
+        for room in rooms {
+            let mut room = room.lock();
+            let half = room.log.len() / 2;
+            room.log.drain(..half);
+            room.log.shrink_to_fit();
+        }
+    }
+
+    /// Throws away what is out of date, in rooms that nobody uses as well.
+    pub fn sweep_now(&self) {
+        let now = (self.clock)();
+        let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
+        rooms.into_iter().for_each(|room| room.lock().trim(now));
+        self.last_sweep.store(now, Ordering::Relaxed);
+        self.forget(now);
     }
 
     /// A node's connection; its live messages go to `inbox`.
@@ -95,11 +147,15 @@ impl MemoryCluster {
         let due = now >= last + SWEEP_INTERVAL_MS
             && self.last_sweep.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if due {
-            self.rooms.write().retain(|_, room| {
-                // Somebody who has the room in hand is about to use it.
-                Arc::strong_count(room) > 1 || !room.lock().is_forgettable(now)
-            });
+            self.forget(now);
         }
+    }
+
+    fn forget(&self, now: u64) {
+        self.rooms.write().retain(|_, room| {
+            // Somebody who has the room in hand is about to use it.
+            Arc::strong_count(room) > 1 || !room.lock().is_forgettable(now)
+        });
     }
 }
 
@@ -121,7 +177,7 @@ impl Room {
         Position { epoch: self.epoch.clone(), seq: self.seq }
     }
 
-    fn publish(&mut self, publish: Publish, now: u64) -> Position {
+    fn publish(&mut self, publish: Publish, now: u64, pressure: u32) -> Position {
         self.last_used = now;
         self.trim(now);
         if let Some(seq) = publish.message_id.as_ref().and_then(|id| self.accepted.get(id)) {
@@ -142,8 +198,9 @@ impl Room {
             data: publish.data,
             trace: publish.trace,
         });
-        if self.class.history_size > 0 {
-            if self.log.len() >= self.class.history_size {
+        let most = self.class.history_size >> pressure;
+        if most > 0 {
+            if self.log.len() >= most {
                 self.log.pop_front();
             }
             self.log.push_back((now, message.clone()));
@@ -205,9 +262,10 @@ impl Broker for MemoryBroker {
         }
         let now = (self.cluster.clock)();
         self.cluster.sweep(now);
+        let pressure = self.cluster.pressure.load(Ordering::Relaxed);
         messages
             .into_iter()
-            .map(|publish| Ok(self.cluster.room(&publish.room).lock().publish(publish, now)))
+            .map(|publish| Ok(self.cluster.room(&publish.room).lock().publish(publish, now, pressure)))
             .collect()
     }
 
@@ -270,6 +328,49 @@ mod tests {
         let clock = Arc::new(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_millis().try_into().unwrap());
         let cluster = MemoryCluster::new(suite::classes(), clock);
         suite::run(&Factory { cluster }).await;
+    }
+
+    #[tokio::test]
+    async fn logs_are_shorter_while_memory_is_short_and_say_so() {
+        let cluster = MemoryCluster::new(Classes::default(), Arc::new(|| 1_000_000));
+        let (tx, _events) = inbox(10_000);
+        let broker = cluster.connect(tx);
+        let room = RoomName::new("a").unwrap();
+        let publish = async |count| {
+            let messages = (0..count).map(|_| suite::publish("a", "1", None)).collect();
+            broker.publish(messages).await.pop().unwrap().unwrap()
+        };
+        let first = publish(1).await;
+        publish(999).await;
+        let held = async || broker.history(&room, Replay::Last(2_000)).await.unwrap().messages.len();
+        assert_eq!(held().await, 1_000);
+        cluster.set_pressure(2);
+        assert_eq!(held().await, 250);
+        publish(10).await;
+        assert_eq!(held().await, 250);
+        let missed = broker.history(&room, Replay::After(first)).await.unwrap();
+        assert!(!missed.complete && missed.messages.len() == 250);
+        cluster.set_pressure(0);
+        publish(10).await;
+        assert_eq!(held().await, 260);
+        let before = cluster.bytes();
+        cluster.halve();
+        assert_eq!((held().await, cluster.bytes()), (130, before / 2));
+    }
+
+    #[tokio::test]
+    async fn what_is_out_of_date_goes_when_asked_for() {
+        let time = Arc::new(AtomicU64::new(1_000_000));
+        let seen = time.clone();
+        let cluster = MemoryCluster::new(Classes::default(), Arc::new(move || seen.load(Ordering::Relaxed)));
+        let (tx, _events) = inbox(10);
+        let broker = cluster.connect(tx);
+        broker.publish(vec![suite::publish("a", "1", None)]).await;
+        broker.subscribe(&RoomName::new("a").unwrap()).await.unwrap();
+        time.fetch_add(4_000_000, Ordering::Relaxed);
+        cluster.sweep_now();
+        let room = cluster.room(&RoomName::new("a").unwrap());
+        assert!(room.lock().log.is_empty(), "though the room is followed");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! All keys of the configuration, in the order in which they are printed.
 
+use super::profiles;
 use super::schema::{Key, Kind, key};
 
 /// All keys, in the order in which they are printed.
@@ -100,11 +101,38 @@ pub(super) const KEYS: &[Key] = &[
         "Keys for the HTTP API: { name = \"feed\", key = \"...\", role = \"publisher\" }; roles are user, publisher,\n\
          operator; a key has at least 16 bytes.",
     ),
+    key(
+        "tuning.profile",
+        Kind::Choice(profiles::NAMES),
+        "Values of several keys under one name; a key that is set by itself wins. \"auto\" sets none. See docs/operations.md.",
+    ),
     key("limits.max_connections", Kind::Int(1, 10_000_000), "Connections of a node; more are answered 503."),
     key(
         "limits.max_connections_per_address",
         Kind::Int(0, 10_000_000),
         "Connections from one address (of IPv6, one network of 64 bits); more are answered 503. 0 for any number.",
+    ),
+    key(
+        "limits.max_connections_per_user",
+        Kind::Int(0, 10_000_000),
+        "Connections of one user at one node; more are closed with 1008. 0 for any number.",
+    ),
+    key(
+        "limits.accept_per_second",
+        Kind::Int(0, 1_000_000),
+        "Connections that are taken each second; those beyond wait for their turn, in which addresses alternate. 0 for any\n\
+         number.",
+    ),
+    key(
+        "limits.accept_queue",
+        Kind::Int(0, 1_000_000),
+        "Connections that may wait for their turn; more are answered 503, with the time after which there will be one.",
+    ),
+    key(
+        "limits.stale_s",
+        Kind::Int(0, 86_400),
+        "Seconds after which a client is closed with 4004 that follows no room, and neither sent nor got anything but answers to\n\
+         pings. 0 for never.",
     ),
     key(
         "limits.max_message_bytes",
@@ -134,6 +162,42 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("limits.max_publish_batch", Kind::Int(1, 100_000), "Messages in one HTTP publish."),
     key("limits.max_http_body_bytes", Kind::Int(1_024, 268_435_456), "Largest HTTP body."),
+    key(
+        "rate.requests_per_s",
+        Kind::Int(0, 10_000_000),
+        "Messages of one connection each second, of any kind; more are answered RATE_LIMIT_EXCEEDED. 0 for any number, here and\n\
+         below.",
+    ),
+    key("rate.subscribes_per_s", Kind::Int(0, 10_000_000), "Subscriptions of one connection each second."),
+    key("rate.publishes_per_s", Kind::Int(0, 10_000_000), "Publishes of one connection each second."),
+    key(
+        "rate.http_publishes_per_s",
+        Kind::Int(0, 10_000_000),
+        "Messages that one user or API key publishes over HTTP each second, at one node; without a credential, one address.",
+    ),
+    key(
+        "rate.connects_per_s",
+        Kind::Int(0, 10_000_000),
+        "Connections from one address (of IPv6, one network of 64 bits) each second; more are answered 429.",
+    ),
+    key("rate.burst_s", Kind::Int(1, 3_600), "How many seconds' worth of each rate may come at once after a rest."),
+    key(
+        "memory.limit_bytes",
+        Kind::Int(0, 1_000_000_000_000_000),
+        "Memory that the process may use. 0 for the least of its control groups' limits and the machine's.",
+    ),
+    key(
+        "memory.high_percent",
+        Kind::Int(10, 95),
+        "Percent of it from which no more connections are taken and queues are shorter. From seven eighths of it caches are made\n\
+         smaller; from half-way between it and 100 the worst connections are closed. See docs/operations.md.",
+    ),
+    key("memory.interval_ms", Kind::Int(10, 60_000), "Milliseconds between two looks at it."),
+    key(
+        "memory.cleanup_ms",
+        Kind::Int(1_000, 3_600_000),
+        "Milliseconds between two sweeps through what is kept in memory for what is out of date.",
+    ),
     key(
         "batch.max_messages",
         Kind::Int(1, 100_000),

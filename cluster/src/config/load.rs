@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
+use super::origin::{Origin, Origins};
 use super::schema::{self, Key, Kind};
-use super::{Config, JwtAlgorithm};
+use super::{Config, JwtAlgorithm, profiles};
 
 /// Prefix of the environment variables.
 const PREFIX: &str = "TICKMESH_";
@@ -63,7 +64,7 @@ impl fmt::Display for ConfigErrors {
 /// A value and where it comes from.
 struct Given {
     value: Value,
-    origin: String,
+    origin: Origin,
 }
 
 /// What was given, by path, and what is wrong so far.
@@ -88,7 +89,7 @@ impl Config {
         }
         for (flag, path, value) in &sources.flags {
             if let Some(key) = schema::find(path) {
-                layers.set(key, key.kind.parse(value), (*flag).to_owned());
+                layers.set(key, key.kind.parse(value), Origin::Flag(flag));
             }
         }
         layers.finish(defaults)
@@ -125,7 +126,7 @@ impl Layers {
             for (name, value) in keys {
                 let path = format!("{section}.{name}");
                 match schema::find(&path) {
-                    Some(key) => self.set(key, value, origin.clone()),
+                    Some(key) => self.set(key, value, Origin::File(origin.clone())),
                     None => self.unknown(&path, &origin),
                 }
             }
@@ -136,7 +137,7 @@ impl Layers {
         let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__")) else { return };
         let path = rest.to_lowercase().replace("__", ".");
         match schema::find(&path) {
-            Some(key) => self.set(key, key.kind.parse(value), name.to_owned()),
+            Some(key) => self.set(key, key.kind.parse(value), Origin::Environment(name.to_owned())),
             None => self.unknown(&path, name),
         }
     }
@@ -150,23 +151,34 @@ impl Layers {
         self.wrong(path, None, origin, problem);
     }
 
-    fn set(&mut self, key: &'static Key, value: Value, origin: String) {
+    fn set(&mut self, key: &'static Key, value: Value, origin: Origin) {
         match key.kind.check(&value) {
             Ok(()) => {
                 self.given.insert(key.path, Given { value, origin });
             }
             Err(allowed) => {
                 let shown = key.kind.shown(&value);
-                self.wrong(key.path, Some(shown), &origin, format!("expected {allowed}"));
+                self.wrong(key.path, Some(shown), origin.name(), format!("expected {allowed}"));
             }
         }
     }
 
-    fn origin(&self, path: &str) -> String {
-        self.given.get(path).map_or_else(|| "the defaults".to_owned(), |given| given.origin.clone())
+    fn origins(&self) -> Origins {
+        Origins(self.given.iter().map(|(path, given)| (*path, given.origin.clone())).collect())
+    }
+
+    /// Gives the values of the profile to the keys that were not given.
+    fn profile(&mut self, defaults: &Config) {
+        let given = self.given.get("tuning.profile").and_then(|given| given.value.as_str());
+        let Some(profile) = profiles::find(given.unwrap_or(&defaults.tuning.profile)) else { return };
+        for (path, value) in profile.values {
+            let value = Given { value: Value::Integer(*value), origin: Origin::Profile(profile.name) };
+            self.given.entry(*path).or_insert(value);
+        }
     }
 
     fn finish(mut self, defaults: &Config) -> Result<Config, ConfigErrors> {
+        self.profile(defaults);
         let mut table = Table::try_from(defaults).unwrap_or_default();
         for (path, given) in &self.given {
             if let Some((section, name)) = path.split_once('.')
@@ -179,7 +191,7 @@ impl Layers {
                 keys.insert(name.to_owned(), value);
             }
         }
-        let config: Option<Config> = match table.try_into() {
+        let mut config: Option<Config> = match table.try_into() {
             Ok(config) => Some(config),
             // The schema has checked every value: this is a mistake in it.
             Err(error) => {
@@ -187,69 +199,63 @@ impl Layers {
                 None
             }
         };
-        if let Some(config) = &config {
-            self.together(config);
+        if let Some(config) = &mut config {
+            config.origins = self.origins();
+            self.errors.extend(together(config, &config.origins));
         }
         match config {
             Some(config) if self.errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(self.errors)),
         }
     }
+}
 
-    /// What only shows when the keys are seen together.
-    fn together(&mut self, config: &Config) {
-        let (interval, timeout) = (config.heartbeat.ping_interval_ms, config.heartbeat.timeout_ms);
-        if timeout <= interval {
-            let problem = format!("expected more than heartbeat.ping_interval_ms, which is {interval}");
-            let origin = self.origin("heartbeat.timeout_ms");
-            self.wrong("heartbeat.timeout_ms", Some(timeout.to_string()), &origin, problem);
-        }
-        let (min, max) = (config.pool.min, config.pool.max);
-        if max < min {
-            let origin = self.origin("pool.max");
-            let problem = format!("expected at least pool.min, which is {min}");
-            self.wrong("pool.max", Some(max.to_string()), &origin, problem);
-        }
-        let server = &config.server;
-        for (set, other, key) in [
-            (&server.tls_certificate, &server.tls_key, "server.tls_certificate"),
-            (&server.tls_key, &server.tls_certificate, "server.tls_key"),
-        ] {
-            if let (Some(path), None) = (set, other) {
-                let origin = self.origin(key);
-                let problem = "expected server.tls_certificate and server.tls_key to be set together";
-                self.wrong(key, Some(format!("{:?}", path.display().to_string())), &origin, problem);
-            }
-        }
-        if config.kubernetes.pod_deletion_cost_ms > 0 && config.node.id.is_empty() {
-            let origin = self.origin("kubernetes.pod_deletion_cost_ms");
-            let problem = "expected node.id, the name of the pod, to be set as well";
-            self.wrong("kubernetes.pod_deletion_cost_ms", None, &origin, problem);
-        }
-        let auth = &config.auth;
-        let no_file = auth.jwt_key_file.is_none();
-        if auth.jwt_algorithm != JwtAlgorithm::Hs256 && no_file {
-            let origin = self.origin("auth.jwt_algorithm");
-            let problem = "expected auth.jwt_key_file, the public key, to be set as well";
-            self.wrong(
-                "auth.jwt_algorithm",
-                Some(format!("{:?}", auth.jwt_algorithm).to_uppercase()),
-                &origin,
-                problem,
-            );
-        }
-        if auth.jwt_algorithm == JwtAlgorithm::Hs256 && !no_file {
-            let origin = self.origin("auth.jwt_key_file");
-            let problem =
-                "expected auth.jwt_algorithm to be \"RS256\" or \"ES256\"; HS256 uses auth.jwt_secret";
-            self.wrong("auth.jwt_key_file", None, &origin, problem);
-        }
-        if auth.jwt_algorithm != JwtAlgorithm::Hs256 && !auth.jwt_secret.expose().is_empty() {
-            let origin = self.origin("auth.jwt_secret");
-            let problem = "expected \"\": with auth.jwt_algorithm \"RS256\" or \"ES256\" it would do nothing";
-            self.wrong("auth.jwt_secret", Some("***".into()), &origin, problem);
+/// What is wrong and only shows when the keys are seen together.
+pub(super) fn together(config: &Config, origins: &Origins) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let mut wrong = |key: &str, value: Option<String>, problem: &str| {
+        let origin = origins.of(key).name().to_owned();
+        errors.push(ConfigError { key: key.to_owned(), value, origin, problem: problem.to_owned() });
+    };
+    let (interval, timeout) = (config.heartbeat.ping_interval_ms, config.heartbeat.timeout_ms);
+    if timeout <= interval {
+        let problem = format!("expected more than heartbeat.ping_interval_ms, which is {interval}");
+        wrong("heartbeat.timeout_ms", Some(timeout.to_string()), &problem);
+    }
+    let (min, max) = (config.pool.min, config.pool.max);
+    if max < min {
+        let problem = format!("expected at least pool.min, which is {min}");
+        wrong("pool.max", Some(max.to_string()), &problem);
+    }
+    let server = &config.server;
+    for (set, other, key) in [
+        (&server.tls_certificate, &server.tls_key, "server.tls_certificate"),
+        (&server.tls_key, &server.tls_certificate, "server.tls_key"),
+    ] {
+        if let (Some(path), None) = (set, other) {
+            let problem = "expected server.tls_certificate and server.tls_key to be set together";
+            wrong(key, Some(format!("{:?}", path.display().to_string())), problem);
         }
     }
+    if config.kubernetes.pod_deletion_cost_ms > 0 && config.node.id.is_empty() {
+        let problem = "expected node.id, the name of the pod, to be set as well";
+        wrong("kubernetes.pod_deletion_cost_ms", None, problem);
+    }
+    let auth = &config.auth;
+    let no_file = auth.jwt_key_file.is_none();
+    if auth.jwt_algorithm != JwtAlgorithm::Hs256 && no_file {
+        let problem = "expected auth.jwt_key_file, the public key, to be set as well";
+        wrong("auth.jwt_algorithm", Some(format!("{:?}", auth.jwt_algorithm).to_uppercase()), problem);
+    }
+    if auth.jwt_algorithm == JwtAlgorithm::Hs256 && !no_file {
+        let problem = "expected auth.jwt_algorithm to be \"RS256\" or \"ES256\"; HS256 uses auth.jwt_secret";
+        wrong("auth.jwt_key_file", None, problem);
+    }
+    if auth.jwt_algorithm != JwtAlgorithm::Hs256 && !auth.jwt_secret.expose().is_empty() {
+        let problem = "expected \"\": with auth.jwt_algorithm \"RS256\" or \"ES256\" it would do nothing";
+        wrong("auth.jwt_secret", Some("***".into()), problem);
+    }
+    errors
 }
 
 /// The classes that are given over those of the defaults, prefix by prefix and key by key: naming one class, or one key

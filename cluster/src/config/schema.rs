@@ -267,9 +267,31 @@ fn check_api_keys(value: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The configuration as TOML, section by section, with or without documentation.
+/// All values as they may be shown.
+pub(super) fn values(config: &Config) -> Table {
+    Table::try_from(config).unwrap_or_default()
+}
+
+/// Whether both have the same value of a key that may not be shown.
+pub(super) fn same_secret(a: &Config, b: &Config, path: &str) -> bool {
+    let keys = |config: &Config| -> Vec<(String, String)> {
+        let keys = config.auth.api_keys.iter();
+        keys.map(|key| (key.name.clone(), key.key.expose().to_owned())).collect()
+    };
+    match path {
+        "auth.jwt_secret" => a.auth.jwt_secret == b.auth.jwt_secret,
+        "auth.api_keys" => keys(a) == keys(b),
+        "cluster.secret" => a.cluster.secret == b.cluster.secret,
+        "postgres.url" => a.postgres.url == b.postgres.url,
+        "tdengine.dsn" => a.tdengine.dsn == b.tdengine.dsn,
+        "broker.url" => a.broker.url == b.broker.url,
+        _ => true,
+    }
+}
+
+/// The configuration as TOML, section by section, with documentation or with where each value comes from.
 pub(super) fn render(config: &Config, documented: bool) -> String {
-    let values = Table::try_from(config).unwrap_or_default();
+    let values = values(config);
     let mut out = String::new();
     let mut section = "";
     for key in KEYS {
@@ -279,6 +301,8 @@ pub(super) fn render(config: &Config, documented: bool) -> String {
             if documented {
                 out.push('\n');
                 comment(&mut out, key.doc);
+            } else {
+                let _ = write!(out, "\n# {}", config.origins.of(key.path));
             }
             for class in value.as_array().into_iter().flatten().filter_map(Value::as_table) {
                 let _ = write!(out, "\n[[rooms.class]]\n{class}");
@@ -304,7 +328,11 @@ pub(super) fn render(config: &Config, documented: bool) -> String {
             let variable = key.path.replace('.', "__").to_uppercase();
             let _ = writeln!(out, "# TICKMESH_{variable}");
         }
-        let _ = writeln!(out, "{name} = {value}");
+        let _ = write!(out, "{name} = {value}");
+        if !documented {
+            let _ = write!(out, "  # {}", config.origins.of(key.path));
+        }
+        out.push('\n');
     }
     out
 }

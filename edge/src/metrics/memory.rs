@@ -1,38 +1,84 @@
 //! How much memory the process may use, so that an alarm can compare what it does use with something.
 
 use std::fs::read_to_string;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use procfs::ProcessCGroup;
 use procfs::process::Process;
 use procfs::{Current, Meminfo};
 
+/// Where the kernel shows control groups.
+const MOUNTED: &str = "/sys/fs/cgroup";
+
 /// In bytes: the least of the limits of its control groups and what the machine has. A container's limit, Kubernetes' and
 /// systemd's are control groups' limits. None where neither can be read.
-pub(super) fn limit() -> Option<u64> {
+#[must_use]
+pub fn limit() -> Option<u64> {
     let machine = Meminfo::current().ok().map(|memory| memory.mem_total);
-    let groups = Process::myself().and_then(|process| process.cgroups());
-    let groups = groups.map(|groups| groups.0).unwrap_or_default();
-    least(Path::new("/sys/fs/cgroup"), &groups).into_iter().chain(machine).min()
+    let group = least(Path::new(MOUNTED), &groups()).map(|group| group.limit);
+    group.into_iter().chain(machine).min()
 }
 
-/// The least limit of these groups and of those that they are in.
-fn least(mounted: &Path, groups: &[ProcessCGroup]) -> Option<u64> {
+/// In bytes, what counts against that limit: what is resident, or what its control group is charged with beyond files that
+/// it can do without, whichever is more; buffers of sockets are in the latter alone. With `alone`, what is resident.
+#[must_use]
+pub fn used(alone: bool) -> Option<u64> {
+    let stat = Process::myself().and_then(|process| process.stat()).ok()?;
+    let resident = stat.rss * procfs::page_size();
+    if alone {
+        return Some(resident);
+    }
+    let charged = least(Path::new(MOUNTED), &groups()).and_then(|group| group.charged());
+    Some(charged.unwrap_or(0).max(resident))
+}
+
+fn groups() -> Vec<ProcessCGroup> {
+    Process::myself().and_then(|process| process.cgroups()).map(|groups| groups.0).unwrap_or_default()
+}
+
+/// A control group with a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    limit: u64,
+    directory: PathBuf,
+    /// Of the control groups' interface: 1 or 2.
+    version: u8,
+}
+
+impl Group {
+    fn charged(&self) -> Option<u64> {
+        let (usage, reclaimable) = match self.version {
+            1 => ("memory.usage_in_bytes", "total_inactive_file "),
+            _ => ("memory.current", "inactive_file "),
+        };
+        let usage: u64 = read_to_string(self.directory.join(usage)).ok()?.trim().parse().ok()?;
+        let stat = read_to_string(self.directory.join("memory.stat")).unwrap_or_default();
+        let files = stat.lines().find_map(|line| line.strip_prefix(reclaimable)?.trim().parse().ok());
+        Some(usage.saturating_sub(files.unwrap_or(0)))
+    }
+}
+
+/// The one with the least limit of these groups and of those that they are in.
+fn least(mounted: &Path, groups: &[ProcessCGroup]) -> Option<Group> {
     let limits = groups.iter().flat_map(|group| {
-        let (root, file) = if group.hierarchy == 0 {
-            (mounted.to_path_buf(), "memory.max")
+        let (root, file, version) = if group.hierarchy == 0 {
+            (mounted.to_path_buf(), "memory.max", 2)
         } else if group.controllers.iter().any(|controller| controller == "memory") {
-            (mounted.join("memory"), "memory.limit_in_bytes")
+            (mounted.join("memory"), "memory.limit_in_bytes", 1)
         } else {
             return Vec::new();
         };
         // Inside a container the path may be one of the host's, which is not there: its root is the group then.
         let path = root.join(group.pathname.trim_start_matches('/'));
         let known = path.ancestors().take_while(|directory| directory.starts_with(&root));
-        known.filter_map(|directory| read_to_string(directory.join(file)).ok()).collect()
+        // No limit is "max" in version 2 and a number beyond any machine's memory in version 1.
+        let limited = known.filter_map(|directory| {
+            let limit = read_to_string(directory.join(file)).ok()?.trim().parse().ok()?;
+            Some(Group { limit, directory: directory.to_owned(), version })
+        });
+        limited.collect()
     });
-    // No limit is "max" in version 2 and a number beyond any machine's memory in version 1.
-    limits.filter_map(|limit| limit.trim().parse().ok()).min()
+    limits.min_by_key(|group| group.limit)
 }
 
 #[cfg(test)]
@@ -55,18 +101,27 @@ mod tests {
         assert_eq!(unlimited, None);
         write(mounted.path().join("system.slice/memory.max"), "1073741824\n").expect("a limit");
         let limited = least(mounted.path(), &[group(0, &[], "/system.slice/node.service")]);
-        assert_eq!(limited, Some(1 << 30));
+        assert_eq!(limited.map(|group| group.limit), Some(1 << 30));
     }
 
     #[test]
     fn a_container_sees_its_own_group_as_the_root() {
         let mounted = tempfile::TempDir::new().expect("a directory");
         write(mounted.path().join("memory.max"), "536870912\n").expect("a limit");
-        assert_eq!(least(mounted.path(), &[group(0, &[], "/")]), Some(512 << 20));
+        let found = least(mounted.path(), &[group(0, &[], "/")]).expect("a limit");
+        assert_eq!(found.limit, 512 << 20);
+        write(mounted.path().join("memory.current"), "9000\n").expect("a figure");
+        write(mounted.path().join("memory.stat"), "anon 1\ninactive_file 2000\n").expect("figures");
+        assert_eq!(found.charged(), Some(7_000));
         create_dir_all(mounted.path().join("memory")).expect("a hierarchy");
         write(mounted.path().join("memory/memory.limit_in_bytes"), "268435456\n").expect("a limit");
         let groups = [group(4, &["memory"], "/docker/0123"), group(3, &["cpu"], "/docker/0123")];
-        assert_eq!(least(mounted.path(), &groups), Some(256 << 20));
+        let found = least(mounted.path(), &groups).expect("a limit");
+        assert_eq!((found.limit, found.version), (256 << 20, 1));
+        write(mounted.path().join("memory/memory.usage_in_bytes"), "5000\n").expect("a figure");
+        write(mounted.path().join("memory/memory.stat"), "inactive_file 1\ntotal_inactive_file 1000\n")
+            .expect("figures");
+        assert_eq!(found.charged(), Some(4_000));
     }
 
     #[test]
@@ -74,5 +129,7 @@ mod tests {
         let limit = limit().expect("a limit");
         let machine = Meminfo::current().expect("the machine's").mem_total;
         assert!(limit > 1 << 20 && limit <= machine, "{limit} of {machine}");
+        let resident = used(true).expect("a figure");
+        assert!(resident > 1 << 20 && used(false).expect("a figure") >= resident / 2);
     }
 }

@@ -25,7 +25,11 @@ struct Wanted {
 }
 
 /// Whether the caller is an operator, or may do everything anyway.
-async fn allowed(gateway: &Shared, client: &awc::Client, request: &HttpRequest) -> Result<(), HttpResponse> {
+pub(super) async fn allowed(
+    gateway: &Shared,
+    client: &awc::Client,
+    request: &HttpRequest,
+) -> Result<(), HttpResponse> {
     let Some(node) = gateway.nodes.any() else { return Err(unavailable("there is no node")) };
     let asked = ask(gateway, client, &node, Method::GET, "/api/v1/me", request).send().await;
     let Ok(mut answer) = asked else { return Err(unavailable("the node did not answer")) };

@@ -1,17 +1,18 @@
 //! `POST /api/v1/publish`.
 
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tickmesh_edge::handshake::retry_after;
 use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::identity::Identity;
 use tickmesh_protocol::message::Publish;
 use tickmesh_telemetry::trace::Active;
 
-use super::{ApiError, Caller, WorkerData, status_of};
+use super::{ApiError, Caller, WorkerData, count_publish, retry_after_ms, status_of};
 use crate::worker::Worker;
 use crate::{market, trace};
 
@@ -29,7 +30,7 @@ pub(super) async fn publish(
     body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
     let span = trace::http(&worker.policy.node_id, "/api/v1/publish", &request);
-    let answer = accept(&worker, &caller, &body, span.as_ref()).await;
+    let answer = accept(&worker, &caller, &request, &body, span.as_ref()).await;
     trace::answered(span, &answer);
     answer
 }
@@ -37,6 +38,7 @@ pub(super) async fn publish(
 async fn accept(
     worker: &Worker,
     caller: &Identity,
+    request: &HttpRequest,
     body: &Bytes,
     span: Option<&Active>,
 ) -> Result<HttpResponse, ApiError> {
@@ -47,8 +49,9 @@ async fn accept(
         Some(messages) => messages.iter().map(|message| message.get()).collect(),
         None => vec![text],
     };
-    if texts.len() > worker.max_publish_batch {
-        let text = format!("{} messages; at most {} at a time", texts.len(), worker.max_publish_batch);
+    let most = worker.live.now().limits.max_publish_batch;
+    if texts.len() > most {
+        let text = format!("{} messages; at most {most} at a time", texts.len());
         return Err(Failure::parameters(text).into());
     }
     let check = |text: &str| {
@@ -57,6 +60,7 @@ async fn accept(
             return Err(Failure::new(ErrorCode::PermissionDenied, "may not publish into this room"));
         }
         market::check(&worker.policy.classes, &publish)?;
+        count_publish(worker, caller, request)?;
         Ok(publish)
     };
     let mut good = Vec::with_capacity(texts.len());
@@ -67,6 +71,7 @@ async fn accept(
     trace::mark(span, &mut good);
     let mut answers = worker.publish(good).await.into_iter().zip(rooms);
     let mut worst = StatusCode::OK;
+    let mut wait = None;
     let mut kept = 0;
     let mut results: Vec<Value> = Vec::with_capacity(checked.len());
     for message in checked {
@@ -83,11 +88,20 @@ async fn accept(
             }
             Err(failure) => {
                 worst = worst.max(status_of(failure.code));
-                json!({ "error_code": failure.code, "error_message": failure.message })
+                wait = wait.max(retry_after_ms(&failure));
+                let mut answer = json!({ "error_code": failure.code, "error_message": failure.message });
+                if let Some(details) = failure.details {
+                    answer["error_details"] = details;
+                }
+                answer
             }
         });
     }
     // Some kept is an answer of its own; none kept is an error as a whole.
     let status = if kept > 0 || results.is_empty() { StatusCode::OK } else { worst };
-    Ok(HttpResponse::build(status).json(json!({ "results": results })))
+    let mut response = HttpResponse::build(status);
+    if let Some(ms) = wait.filter(|_| status == StatusCode::TOO_MANY_REQUESTS) {
+        response.insert_header((header::RETRY_AFTER, retry_after(ms)));
+    }
+    Ok(response.json(json!({ "results": results })))
 }

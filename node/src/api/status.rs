@@ -65,5 +65,11 @@ pub(super) async fn stats(worker: WorkerData, caller: Caller) -> Result<HttpResp
         "broker_queue_overflows": metrics.missed.get(),
         "log_repairs": metrics.repairs.get(),
         "log_repairs_failed": metrics.unrepaired.get(),
+        "memory": {
+            "level": worker.memory.level(),
+            "used_bytes": worker.memory.used(),
+            "limit_bytes": worker.memory.limit(),
+        },
+        "tuning": worker.live.shown(),
     })))
 }

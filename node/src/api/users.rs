@@ -11,7 +11,7 @@ use tickmesh_protocol::message::{Message, Publish};
 use tickmesh_protocol::room::RoomName;
 use tickmesh_telemetry::trace::Active;
 
-use super::{ApiError, Caller, WorkerData, denied};
+use super::{ApiError, Caller, WorkerData, count_publish, denied};
 use crate::worker::Worker;
 use crate::{clock, trace};
 
@@ -33,7 +33,7 @@ pub(super) async fn notify(
     body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
     let span = trace::http(&worker.policy.node_id, "/api/v1/users/{id}/notify", &request);
-    let answer = accept(&worker, &caller, &user_id, &body, span.as_ref()).await;
+    let answer = accept(&worker, &caller, &user_id, &request, &body, span.as_ref()).await;
     trace::answered(span, &answer);
     answer
 }
@@ -42,6 +42,7 @@ async fn accept(
     worker: &Worker,
     caller: &Identity,
     user_id: &str,
+    request: &HttpRequest,
     body: &Bytes,
     span: Option<&Active>,
 ) -> Result<HttpResponse, ApiError> {
@@ -60,6 +61,7 @@ async fn accept(
     let message = json!({ "room": room, "event": notice.event, "data": notice.data,
         "message_id": notice.message_id, "timestamp": timestamp });
     let publish = Publish::parse(&message.to_string())?;
+    count_publish(worker, caller, request)?;
     let Publish { event, data, .. } = publish.clone();
     let mut publish = vec![publish];
     trace::mark(span, &mut publish);

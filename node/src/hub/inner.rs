@@ -3,6 +3,7 @@
 //! A batch waits once, in its room, until the room's members are given it: so a wait costs nothing per member, and what came
 //! meanwhile is put together once for all of them. It must not know when that is.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use actix::Addr;
@@ -16,7 +17,7 @@ use tickmesh_protocol::identity::{Identity, Role};
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Presence;
 
-use super::{Close, Deliver, Describe, MAX_PENDING, MemberKey};
+use super::{Close, Deliver, Describe, MAX_PENDING, MemberKey, WEIGHT_STEP, Weigh, Weight};
 use crate::flush::Tally;
 use crate::session::{SessionActor, SessionInfo};
 
@@ -251,6 +252,14 @@ impl Member {
     pub(super) fn describe(&self) -> impl Future<Output = Option<SessionInfo>> + use<> {
         let request = self.address.send(Describe);
         async move { request.await.ok() }
+    }
+
+    pub(super) fn weigh(&self, key: MemberKey) -> impl Future<Output = Option<Weight>> + use<> {
+        let request = self.address.send(Weigh);
+        async move {
+            let (queued, quality) = request.await.ok()?;
+            Some(Weight { queued: Reverse(queued / WEIGHT_STEP), quality, key })
+        }
     }
 
     pub(super) fn close(&self, code: CloseCode) {

@@ -13,7 +13,7 @@ use tickmesh_edge::metrics::{BATCH, ByWay, Count, DELAY, Distribution, Figures, 
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::outbox::Mark;
 use tickmesh_protocol::pace::Reason;
-use tickmesh_protocol::session::{Counters, Now, Occurrence};
+use tickmesh_protocol::session::{Counters, Now, Occurrence, State};
 
 use super::Workers;
 
@@ -26,6 +26,8 @@ pub struct Traffic {
     pub sessions: ByWay,
     /// Sessions that are open.
     pub open: ByWay,
+    /// Sessions that are open, by how they do.
+    pub states: [Count; State::ALL.len()],
     /// Rooms followed by sessions.
     pub subscriptions: Count,
     received_messages: Count,
@@ -59,6 +61,7 @@ impl Default for Traffic {
         Self {
             sessions: ByWay::default(),
             open: ByWay::default(),
+            states: Default::default(),
             subscriptions: Count::default(),
             received_messages: Count::default(),
             received_bytes: Count::default(),
@@ -143,6 +146,9 @@ impl Collector for AllTraffic {
         figures.gauges("sessions_open", "Sessions that are open", open)?;
         let begun = ByWay::series(all.iter().map(|one| &one.sessions), true);
         figures.counters("sessions", "Sessions begun, those that moved here included", begun)?;
+        let states =
+            State::ALL.map(|state| ([("state", state.name())], sum(&|one| &one.states[state as usize])));
+        figures.gauges("session_states", "Sessions that are open, by how they do", states)?;
         let text = "Rooms followed by sessions, summed over the sessions";
         figures.gauge("subscriptions", text, sum(&|one| &one.subscriptions))?;
         let codes =

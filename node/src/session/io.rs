@@ -350,6 +350,7 @@ fn run_commands(act: &mut SessionActor, cx: &mut TaskContext<'_>) {
                 act.session.handle_reply(clock::now(), ticket, reply);
                 if identified && let Some(key) = act.key {
                     act.worker.hub.identify(key, act.session.identity());
+                    act.claim();
                 }
             }
             Poll::Pending => return,
@@ -366,7 +367,9 @@ impl ActorFuture<SessionActor> for Io {
         ctx: &mut Context<SessionActor>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<()> {
+        act.worker.policies.apply(&mut act.session);
         let turn = self.turn(act, cx);
+        act.stalled = self.stalled;
         act.count(&self.stream);
         match turn {
             Ok(()) => Poll::Pending,

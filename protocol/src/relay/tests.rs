@@ -21,7 +21,7 @@ use crate::link::Records;
 use crate::message::{History, Message, Replay};
 use crate::position::{Epoch, Position};
 use crate::room::{Classes, RoomName};
-use crate::session::{Command, Now, Policy, Reply, Session, Ticket, Wire};
+use crate::session::{Command, Now, Policy, Rates, Reply, Session, Ticket, Wire};
 
 const ROOMS: usize = 3;
 
@@ -111,6 +111,8 @@ fn policy() -> Arc<Policy> {
         max_subscriptions: 10,
         max_in_flight: 5,
         max_gate_messages: 3,
+        rates: Rates::default(),
+        stale_ms: 0,
         ping_interval_ms: 300,
         ping_timeout_ms: 1_000_000,
         connect_timeout_ms: 45_000,

@@ -55,7 +55,7 @@ impl Session {
                 Ok(())
             }
             Body::Request { action, payload } => self.request(now, stamp, &action, payload),
-            Body::Subscribe(options) => self.subscribe(stamp, &options),
+            Body::Subscribe(options) => self.subscribe(now, stamp, &options),
             Body::Unsubscribe(room) => self.unsubscribe(stamp, room),
         };
         if let Err(failure) = result {
@@ -89,6 +89,7 @@ impl Session {
                 if !self.policy.classes.may_publish(&self.identity, &publish.room) {
                     return Err(denied("publish into", &publish.room));
                 }
+                self.count_publish(now)?;
                 self.command(wait(stamp, Purpose::Publish), Command::Publish(publish));
             }
             "history" => self.history(stamp, payload)?,
@@ -155,7 +156,12 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn subscribe(&mut self, stamp: Stamp<'_>, options: &Subscribe) -> Result<(), Failure> {
+    pub(super) fn subscribe(
+        &mut self,
+        now: Now,
+        stamp: Stamp<'_>,
+        options: &Subscribe,
+    ) -> Result<(), Failure> {
         let room = &options.room;
         if !self.policy.classes.may_subscribe(&self.identity, room) {
             return Err(denied("subscribe to", room));
@@ -169,6 +175,7 @@ impl Session {
             let failure = Failure::new(ErrorCode::SubscriptionFailed, "too many subscriptions");
             return Err(failure.with_details(json!({ "room": room, "max_subscriptions": limit })));
         }
+        self.count_subscribe(now)?;
         let mut subscription = Subscription::new(options, self.next_slot, self.answers_stream());
         self.next_slot += 1;
         let purpose = Purpose::Subscribe { room: room.clone(), respond: true };

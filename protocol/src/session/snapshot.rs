@@ -111,6 +111,7 @@ impl Session {
         for held in subscriptions {
             session.follow(held);
         }
+        session.restored = true;
         session.arriving = linked;
         session.tell_arrival();
         session

@@ -246,6 +246,7 @@ impl Session {
 
     fn handle_socketio(&mut self, now: Now, text: &str) {
         self.counters.messages_in += 1;
+        self.last_used = now.mono;
         let Some(face) = &mut self.face else { return };
         if face.application == Application::EngineIoSuite {
             return self.send(format!("4{text}").as_bytes());
@@ -269,6 +270,7 @@ impl Session {
     }
 
     pub(super) fn handle_attachment(&mut self, now: Now, bytes: &[u8]) {
+        self.last_used = now.mono;
         let limit = self.policy.max_message_bytes;
         let Some(face) = &mut self.face else { return };
         if face.application == Application::EngineIoSuite {
@@ -336,21 +338,26 @@ impl Session {
         let has_attachments = !attachments.is_empty();
         self.answer = Answer { verb: verb.unwrap_or_default(), ack, attachments };
         let stamp = Stamp { server_time: now.utc, request_id: None, trace_id: None };
+        let counted = self.count_request(now);
         let failure = match verb {
             None => {
                 let name: String = name.chars().take(64).collect();
-                Some(Failure::new(ErrorCode::InvalidAction, format!("there is no event `{name}`")))
+                let unknown =
+                    || Failure::new(ErrorCode::InvalidAction, format!("there is no event `{name}`"));
+                Some(counted.err().unwrap_or_else(unknown))
             }
-            Some(verb) if verb.is_stream() => self.handle_stream(stamp, verb, argument).err(),
+            Some(verb) if verb.is_stream() => {
+                counted.and_then(|()| self.handle_stream(now, stamp, verb, argument)).err()
+            }
             Some(_) => match ClientMessage::parse_event(name, argument) {
                 Ok(message) if !has_attachments || message.is_echo() => {
-                    self.handle_message(now, message);
+                    self.handle_counted(now, message, counted);
                     None
                 }
                 Ok(_) => Some(Failure::parameters("attachments are for echo: rooms carry JSON")),
                 Err(rejected) => {
                     let (id, trace) = (rejected.request_id.as_deref(), rejected.trace_id.as_deref());
-                    self.reject(now, id, trace, &rejected.failure);
+                    self.reject(now, id, trace, &counted.err().unwrap_or(rejected.failure));
                     None
                 }
             },
@@ -361,7 +368,13 @@ impl Session {
         self.answer = Answer::default();
     }
 
-    fn handle_stream(&mut self, stamp: Stamp<'_>, verb: Verb, argument: &str) -> Result<(), Failure> {
+    fn handle_stream(
+        &mut self,
+        now: Now,
+        stamp: Stamp<'_>,
+        verb: Verb,
+        argument: &str,
+    ) -> Result<(), Failure> {
         let StreamPayload { symbol, fields } = serde_json::from_str(argument).map_err(parameters)?;
         let room = RoomName::new(&format!("{STREAM_PREFIX}{symbol}")).map_err(|error| {
             let text = format!("symbol: {error}");
@@ -371,7 +384,7 @@ impl Session {
         let fields = fields.filter(|names| !names.is_empty());
         let options = Subscribe::parse(&json!({ "room": room, "fields": fields }).to_string())?;
         match verb {
-            Verb::SubscribeStream => self.subscribe(stamp, &options),
+            Verb::SubscribeStream => self.subscribe(now, stamp, &options),
             Verb::UnsubscribeStream => self.unsubscribe(stamp, room),
             _ => {
                 let fields = options.fields;

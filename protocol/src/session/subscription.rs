@@ -210,6 +210,7 @@ impl Session {
         self.clock = now.mono;
         let limit = self.policy.max_gate_messages;
         let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
+        self.last_used = now.mono;
         if let State::Gated { gate, messages, overflowed, .. } = &mut subscription.state {
             *messages += batch.len();
             *overflowed |= *messages > limit;

@@ -11,9 +11,11 @@ use crate::message::{History, Message, Replay};
 use crate::position::{Epoch, Position};
 use crate::room::Classes;
 
+mod admission;
 mod flow;
 mod market;
 mod measured;
+mod rate;
 
 const T0: Now = Now { mono: 1_000, utc: 1_700_000_000_000 };
 
@@ -32,6 +34,8 @@ fn policy() -> Policy {
         max_subscriptions: 3,
         max_in_flight: 4,
         max_gate_messages: 20,
+        rates: Rates::default(),
+        stale_ms: 0,
         ping_interval_ms: 30_000,
         ping_timeout_ms: 60_000,
         connect_timeout_ms: 45_000,

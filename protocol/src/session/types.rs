@@ -12,7 +12,7 @@ use crate::message::{History, Message, Publish, Replay};
 use crate::position::Position;
 use crate::room::{Classes, RoomName};
 
-use super::Parked;
+use super::{Parked, Rates};
 
 /// The present, as an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,10 @@ pub struct Policy {
     pub max_in_flight: usize,
     /// Live messages held back per subscription while its history is read.
     pub max_gate_messages: usize,
+    /// How often one client may ask.
+    pub rates: Rates,
+    /// Milliseconds after which a client is let go that follows no room and does nothing; 0 for never.
+    pub stale_ms: u64,
     /// Milliseconds between two pings, as clients are told; those with a connection that is not good are asked more often.
     pub ping_interval_ms: u64,
     /// But no more often than this, in milliseconds.

@@ -57,6 +57,26 @@ struct Room {
     position: Option<Position>,
 }
 
+impl MemorySeries {
+    /// Memory is short: throws away the older half of the rows of each room, and of the bars of each symbol.
+    pub fn halve(&self) {
+        let mut data = self.data.lock();
+        let Data { rooms, rows, bars, bar_count } = &mut *data;
+        for room in rooms.values_mut() {
+            for _ in 0..room.rows.len() / 2 {
+                room.drop_oldest();
+                *rows -= 1;
+            }
+        }
+        for bars in bars.values_mut() {
+            for _ in 0..bars.len() / 2 {
+                bars.pop_first();
+                *bar_count -= 1;
+            }
+        }
+    }
+}
+
 impl Room {
     fn drop_oldest(&mut self) {
         if let Some(((at, seq), _)) = self.rows.pop_first() {

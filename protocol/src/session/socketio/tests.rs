@@ -8,7 +8,7 @@ use crate::identity::Identity;
 use crate::message::{History, Message};
 use crate::position::{Epoch, Position};
 use crate::room::{Classes, RoomName};
-use crate::session::{Application, Handshake, Now, Policy, Reply, Session, Wire};
+use crate::session::{Application, Handshake, Now, Policy, Rates, Reply, Session, Wire};
 
 struct Client {
     session: Session,
@@ -27,6 +27,8 @@ impl Client {
             max_subscriptions: 3,
             max_in_flight: 4,
             max_gate_messages: 20,
+            rates: Rates::default(),
+            stale_ms: 0,
             ping_interval_ms,
             ping_timeout_ms,
             connect_timeout_ms: 900_000,

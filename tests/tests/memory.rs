@@ -1,0 +1,186 @@
+//! Promise 6 where memory is short: a node sheds, refuses and lives, and serves again when the load falls.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tickmesh_tests::{Client, NodeProcess, RawClient, Sandbox, eventually};
+use tokio::time::{Instant, sleep, timeout};
+
+const LIMIT: u64 = 192 * 1024 * 1024;
+/// Clients that do not read, each in a room of its own, and what is published into each of these.
+const CLIENTS: usize = 200;
+const MESSAGE: usize = 16 * 1024;
+
+async fn get(address: SocketAddr, path: &str) -> Value {
+    Sandbox::http(address, "GET", path, "", "").await.json()
+}
+
+/// A figure of the metrics, by its name and labels as they are written.
+async fn figure(address: SocketAddr, sample: &str) -> u64 {
+    let metrics = Sandbox::http(address, "GET", "/metrics", "", "").await.body;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.and_then(|value| value.parse::<f64>().ok()).map_or(0, |value| value as u64)
+}
+
+async fn publish(address: SocketAddr, round: usize, rooms: std::ops::Range<usize>) -> u16 {
+    let data = "x".repeat(MESSAGE);
+    let messages: Vec<_> = rooms
+        .map(|room| json!({"room": format!("bulk_{room}"), "event": "e", "data": [round, data]}))
+        .collect();
+    let body = json!({ "messages": messages }).to_string();
+    Sandbox::http(address, "POST", "/api/v1/publish", "", &body).await.status
+}
+
+/// A control group that may use so much memory; it is removed when it is dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// None where this user may make none.
+    fn new(limit: u64) -> Option<Self> {
+        let name = format!("tickmesh-test-{}", std::process::id());
+        for (root, file) in
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+        {
+            let directory = Path::new(root).join(&name);
+            if std::fs::create_dir(&directory).is_err() {
+                continue;
+            }
+            let group = Self(directory);
+            if group.0.join(file).exists() && std::fs::write(group.0.join(file), limit.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        None
+    }
+
+    fn take(&self, pid: u32) -> bool {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).is_ok()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The kernel takes a moment to notice that a process is gone.
+        for _ in 0..1_000 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_too_little_memory_sheds_refuses_and_lives_and_then_serves_again() {
+    let limit = LIMIT.to_string();
+    let mut node = node(&[("TICKMESH_MEMORY__LIMIT_BYTES", limit.as_str())]);
+    ordeal(&mut node, LIMIT).await;
+}
+
+#[tokio::test]
+async fn in_a_control_group_the_kernel_has_nothing_to_kill() {
+    let limit = 256 * 1024 * 1024;
+    let Some(group) = Group::new(limit) else {
+        eprintln!("left out: this user may make no control group");
+        return;
+    };
+    let mut node = node(&[]);
+    if !group.take(node.pid()) {
+        eprintln!("left out: this user may put no process into a control group");
+        return;
+    }
+    ordeal(&mut node, limit).await;
+    node.kill();
+}
+
+fn node(more: &[(&str, &str)]) -> NodeProcess {
+    let mut environment = vec![
+        ("TICKMESH_MEMORY__INTERVAL_MS", "50"),
+        // Only the guard closes those who do not read.
+        ("TICKMESH_SERVER__TCP_USER_TIMEOUT_MS", "600000"),
+        ("TICKMESH_HEARTBEAT__PING_INTERVAL_MS", "600000"),
+        ("TICKMESH_HEARTBEAT__TIMEOUT_MS", "900000"),
+        ("TICKMESH_LIMITS__MAX_QUEUE_BYTES", "8388608"),
+    ];
+    environment.extend(more);
+    NodeProcess::logged(&["node"], "m", "memory", &environment)
+}
+
+/// Wants far more of a node than it may use.
+async fn ordeal(node: &mut NodeProcess, limit: u64) {
+    let address = node.address();
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        let mut client = RawClient::connect(address, Some(4_096)).await;
+        let subscribe = json!({"type": "subscribe", "request_id": "s", "room": format!("bulk_{n}")});
+        client.send_text(&subscribe.to_string()).await;
+        clients.push(client);
+    }
+    eventually("all follow their rooms", || async {
+        get(address, "/api/v1/sessions?limit=1000").await["sessions"]
+            .as_array()
+            .is_some_and(|all| all.iter().filter(|one| one["rooms"] != json!([])).count() == CLIENTS)
+    })
+    .await;
+
+    // 200 rooms with up to 1,000 messages of 16 KiB in their logs, and as much for each reader: gigabytes.
+    let (mut most, mut refused, mut round) = (0, false, 0);
+    let shed = r#"tickmesh_memory_actions_total{action="shed"}"#;
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
+        round += 1;
+        for first in (0..CLIENTS).step_by(50) {
+            publish(address, round, first..first + 50).await;
+        }
+        most = most.max(figure(address, "process_resident_memory_bytes").await);
+        refused |= Client::try_connect(address, "", &[]).await.err() == Some(503);
+        if refused && round > 40 && figure(address, shed).await > 0 {
+            break;
+        }
+    }
+    let log = node.log();
+    assert!(refused, "no more clients are taken: {most} of {limit} after {round} rounds\n{log}");
+    assert!(
+        figure(address, shed).await > 0,
+        "some are closed: {most} of {limit} after {round} rounds\n{log}"
+    );
+    assert!(most < limit, "{most} of {limit} after {round} rounds\n{log}");
+    let ready = Sandbox::http(address, "GET", "/readyz", "", "").await;
+    eprintln!("{most} of {limit} bytes at most, {round} rounds, {} shed", figure(address, shed).await);
+    assert!(ready.status == 200 || ready.json()["status"] == "memory is short", "{ready:?}");
+    for action in ["shrink", "tighten", "refuse"] {
+        let sample = format!(r#"tickmesh_memory_actions_total{{action="{action}"}}"#);
+        assert!(figure(address, &sample).await > 0, "{action}");
+    }
+    let causes = r#"tickmesh_connections_refused_total{cause="memory"}"#;
+    assert!(figure(address, causes).await > 0);
+
+    // Those who were closed are told so, and when to come back.
+    let mut told = false;
+    for client in &mut clients {
+        // Who was not closed has nothing to say at the end.
+        let closed = timeout(Duration::from_millis(500), client.closed()).await;
+        told |= closed == Ok(Some(1013));
+        if told {
+            break;
+        }
+    }
+    assert!(told, "1013");
+    drop(clients);
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let level = get(address, "/api/v1/stats").await["memory"].clone();
+        if let Ok(mut client) = Client::try_connect(address, "", &[]).await {
+            client.subscribe("bulk_1", json!({})).await;
+            assert_eq!(publish(address, 0, 1..2).await, 200);
+            let seq = get(address, "/api/v1/rooms/bulk_1").await["seq"].as_u64().expect("a number");
+            client.read_until("bulk_1", seq).await;
+            break;
+        }
+        assert!(Instant::now() < end, "it serves again: {level}\n{}", node.log());
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!node.ended_within(Duration::ZERO).await, "it lives");
+}
