@@ -76,7 +76,7 @@ impl Drop for Group {
 async fn a_node_with_too_little_memory_sheds_refuses_and_lives_and_then_serves_again() {
     let limit = LIMIT.to_string();
     let mut node = node(&[("TICKMESH_MEMORY__LIMIT_BYTES", limit.as_str())]);
-    ordeal(&mut node, LIMIT).await;
+    Box::pin(ordeal(&mut node, LIMIT)).await;
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn in_a_control_group_the_kernel_has_nothing_to_kill() {
         eprintln!("left out: this user may put no process into a control group");
         return;
     }
-    ordeal(&mut node, limit).await;
+    Box::pin(ordeal(&mut node, limit)).await;
     node.kill();
 }
 

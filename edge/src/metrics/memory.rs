@@ -19,8 +19,9 @@ pub fn limit() -> Option<u64> {
     group.into_iter().chain(machine).min()
 }
 
-/// In bytes, what counts against that limit: what is resident, or what its control group is charged with beyond files that
-/// it can do without, whichever is more; buffers of sockets are in the latter alone. With `alone`, what is resident.
+/// In bytes, what counts against that limit: what is resident, or, where a control group limits it that it has to itself, what
+/// that is charged with beyond files that it can do without, whichever is more; buffers of sockets are in the latter alone.
+/// With `alone`, what is resident.
 #[must_use]
 pub fn used(alone: bool) -> Option<u64> {
     let stat = Process::myself().and_then(|process| process.stat()).ok()?;
@@ -28,8 +29,10 @@ pub fn used(alone: bool) -> Option<u64> {
     if alone {
         return Some(resident);
     }
-    let charged = least(Path::new(MOUNTED), &groups()).and_then(|group| group.charged());
-    Some(charged.unwrap_or(0).max(resident))
+    let machine = Meminfo::current().map_or(u64::MAX, |memory| memory.mem_total);
+    let group = least(Path::new(MOUNTED), &groups());
+    let charged = group.filter(|group| group.limit < machine && group.belongs_to(std::process::id()));
+    Some(charged.and_then(|group| group.charged()).unwrap_or(0).max(resident))
 }
 
 fn groups() -> Vec<ProcessCGroup> {
@@ -46,15 +49,27 @@ struct Group {
 }
 
 impl Group {
+    /// Whether the process is in it, with one other at most, as the first one of a container may be.
+    fn belongs_to(&self, process: u32) -> bool {
+        let processes = read_to_string(self.directory.join("cgroup.procs")).unwrap_or_default();
+        let is_there = processes.lines().any(|line| line.trim().parse::<u32>() == Ok(process));
+        is_there && processes.lines().count() <= 2
+    }
+
     fn charged(&self) -> Option<u64> {
-        let (usage, reclaimable) = match self.version {
-            1 => ("memory.usage_in_bytes", "total_inactive_file "),
-            _ => ("memory.current", "inactive_file "),
+        let (usage, files) = match self.version {
+            1 => ("memory.usage_in_bytes", ["total_inactive_file ", "total_active_file "]),
+            _ => ("memory.current", ["inactive_file ", "active_file "]),
         };
         let usage: u64 = read_to_string(self.directory.join(usage)).ok()?.trim().parse().ok()?;
         let stat = read_to_string(self.directory.join("memory.stat")).unwrap_or_default();
-        let files = stat.lines().find_map(|line| line.strip_prefix(reclaimable)?.trim().parse().ok());
-        Some(usage.saturating_sub(files.unwrap_or(0)))
+        let files: u64 = files
+            .iter()
+            .filter_map(|name| {
+                stat.lines().find_map(|line| line.strip_prefix(*name)?.trim().parse::<u64>().ok())
+            })
+            .sum();
+        Some(usage.saturating_sub(files))
     }
 }
 
@@ -111,8 +126,14 @@ mod tests {
         let found = least(mounted.path(), &[group(0, &[], "/")]).expect("a limit");
         assert_eq!(found.limit, 512 << 20);
         write(mounted.path().join("memory.current"), "9000\n").expect("a figure");
-        write(mounted.path().join("memory.stat"), "anon 1\ninactive_file 2000\n").expect("figures");
+        write(mounted.path().join("memory.stat"), "anon 1\ninactive_file 1500\nactive_file 500\n")
+            .expect("figures");
         assert_eq!(found.charged(), Some(7_000));
+        assert!(!found.belongs_to(7), "nobody is in it");
+        write(mounted.path().join("cgroup.procs"), "1\n7\n").expect("two");
+        assert!(found.belongs_to(7) && !found.belongs_to(8));
+        write(mounted.path().join("cgroup.procs"), "1\n7\n9\n").expect("three");
+        assert!(!found.belongs_to(7), "what others use is not its own");
         create_dir_all(mounted.path().join("memory")).expect("a hierarchy");
         write(mounted.path().join("memory/memory.limit_in_bytes"), "268435456\n").expect("a limit");
         let groups = [group(4, &["memory"], "/docker/0123"), group(3, &["cpu"], "/docker/0123")];
