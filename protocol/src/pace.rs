@@ -6,7 +6,8 @@
 //! shortest window under which there is room.
 //!
 //! Foretelling is what keeps it still: a window is not narrowed because the load is low *with* it, but only if the load
-//! would be low *without*. Between the two marks [`LOW`] and [`HIGH`] nothing is changed.
+//! would be low *without*. Between two marks, [`LOW`] and
+//! [`HIGH`] or, once there is a window, [`STILL_HIGH`], nothing is changed.
 //!
 //! It must not know clocks, threads or sessions: what was measured is an argument.
 
@@ -15,17 +16,19 @@ mod tests;
 
 use std::time::Duration;
 
-/// Load above which the window is widened.
-pub const HIGH: f64 = 0.85;
+/// Load above which there begins to be a window.
+pub const HIGH: f64 = 0.80;
+/// Load above which it is widened: a thread at its limit does not show how far beyond it is, so a first step is short.
+pub const STILL_HIGH: f64 = 0.60;
 /// Load that a new window aims at.
-pub const AIM: f64 = 0.70;
+pub const AIM: f64 = 0.50;
 /// Load below which a narrower window is looked for.
-pub const LOW: f64 = 0.55;
+pub const LOW: f64 = 0.30;
 /// Messages in one wake beyond which merging more saves hardly anything.
-pub const ENOUGH: f64 = 32.0;
+pub const ENOUGH: f64 = 64.0;
 
 /// What a message costs beside the wake that carries it, in wakes.
-const PER_MESSAGE: f64 = 0.06;
+const PER_MESSAGE: f64 = 0.012;
 /// Seconds of CPU that a wake costs at least: where all wakes together would be a small part of the load, waiting does not help.
 const WAKE: f64 = 5e-6;
 /// That part.
@@ -118,6 +121,8 @@ pub struct Pacer {
     load: f64,
     /// Messages a second before there was a window, and for how many decisions more they are compared.
     before: Option<(f64, u32)>,
+    /// Decisions in a row in which too many of them were missing.
+    lost: u32,
     /// For how long no window is tried.
     resting: Duration,
     next_rest: Duration,
@@ -189,7 +194,7 @@ impl Pacer {
             Setting::Fixed(window) => window,
             Setting::Auto(_) => Duration::ZERO,
         };
-        Self { setting, window, load: 0.0, before: None, resting: Duration::ZERO, next_rest: REST }
+        Self { setting, window, load: 0.0, before: None, lost: 0, resting: Duration::ZERO, next_rest: REST }
     }
 
     /// How long to wait for more after the first message.
@@ -260,9 +265,11 @@ impl Pacer {
         let now = measured.window;
         let before = self.before.take();
         self.before = before.filter(|(_, left)| *left > 1).map(|(before, left)| (before, left - 1));
-        if let Some((before, _)) = before
-            && measured.messages < (1.0 - LOSS) * before
-        {
+        let is_lost = before.is_some_and(|(before, _)| measured.messages < (1.0 - LOSS) * before);
+        self.lost = if is_lost { self.lost + 1 } else { 0 };
+        // Once may be chance.
+        if self.lost >= 2 {
+            self.lost = 0;
             self.resting = self.next_rest;
             self.next_rest = (2 * self.next_rest).min(LONGEST_REST);
             return Some((0.0, Reason::HeldUp));
@@ -276,7 +283,7 @@ impl Pacer {
         if now > 0.0 && enough < 0.8 * now {
             return Some((enough, Reason::Merged));
         }
-        if measured.load > HIGH {
+        if measured.load > if now > 0.0 { STILL_HIGH } else { HIGH } {
             if !self.resting.is_zero() || !measured.worth_waiting(longest) {
                 return None;
             }
