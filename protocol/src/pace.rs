@@ -283,7 +283,8 @@ impl Pacer {
         if now > 0.0 && enough < 0.8 * now {
             return Some((enough, Reason::Merged));
         }
-        if measured.load > if now > 0.0 { STILL_HIGH } else { HIGH } {
+        let high = if now > 0.0 { STILL_HIGH } else { HIGH };
+        if measured.load > high {
             if !self.resting.is_zero() || !measured.worth_waiting(longest) {
                 return None;
             }
