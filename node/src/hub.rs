@@ -67,14 +67,14 @@ pub(crate) struct Notice(pub(crate) Arc<Batch>);
 pub(crate) struct Close(pub(crate) CloseCode);
 
 /// Asks a session about itself.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "SessionInfo")]
-pub(crate) struct Describe;
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Describe(pub(crate) oneshot::Sender<SessionInfo>);
 
-/// Asks a session what it weighs.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "(usize, u8)")]
-pub(crate) struct Weigh;
+/// Asks a session for the bytes that wait for it, and its quality.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Weigh(pub(crate) oneshot::Sender<(usize, u8)>);
 
 /// What a session weighs; the first in order is the one that is let go first where memory is short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

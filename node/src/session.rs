@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -310,23 +310,23 @@ impl Handler<Close> for SessionActor {
 }
 
 impl Handler<Weigh> for SessionActor {
-    type Result = MessageResult<Weigh>;
+    type Result = ();
 
-    fn handle(&mut self, _: Weigh, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Weigh(reply): Weigh, _: &mut Self::Context) {
         // Where the socket takes nothing, as much as it may was taken from the session.
         let ahead = if self.stalled.is_some() { WRITE_AHEAD } else { 0 };
-        MessageResult((self.session.queued_bytes() + ahead, self.session.quality(clock::now())))
+        let _ = reply.send((self.session.queued_bytes() + ahead, self.session.quality(clock::now())));
     }
 }
 
 impl Handler<Describe> for SessionActor {
-    type Result = MessageResult<Describe>;
+    type Result = ();
 
-    fn handle(&mut self, _: Describe, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Describe(reply): Describe, _: &mut Self::Context) {
         let mut rooms: Vec<_> = self.session.rooms().map(|(room, _)| room.clone()).collect();
         rooms.sort_unstable();
         let counters = self.session.counters();
-        MessageResult(SessionInfo {
+        let _ = reply.send(SessionInfo {
             session_id: self.session.id().clone(),
             user_id: self.session.identity().user_id.clone(),
             node_id: self.worker.policy.node_id.clone(),
@@ -343,7 +343,7 @@ impl Handler<Describe> for SessionActor {
             queued_bytes: self.session.queued_bytes(),
             round_trip_ms: self.session.round_trip_ms(),
             quality: self.session.quality(clock::now()),
-        })
+        });
     }
 }
 

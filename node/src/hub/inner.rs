@@ -6,8 +6,8 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use actix::Addr;
 use actix::dev::SendError;
+use actix::{Addr, Handler, Message};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tickmesh_cluster::presence::Attendee;
@@ -16,6 +16,7 @@ use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::identity::{Identity, Role};
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::Presence;
+use tokio::sync::oneshot;
 
 use super::{Close, Deliver, Describe, MAX_PENDING, MemberKey, WEIGHT_STEP, Weigh, Weight};
 use crate::flush::Tally;
@@ -249,15 +250,28 @@ impl Inner {
 }
 
 impl Member {
+    /// Asks the session; one whose mailbox is full is not asked. (The future of `Addr::send` that has found a full mailbox is
+    /// never woken again.)
+    fn ask<M, T, Q>(&self, question: Q) -> impl Future<Output = Option<T>> + use<M, T, Q>
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Q: FnOnce(oneshot::Sender<T>) -> M,
+        SessionActor: Handler<M>,
+    {
+        let (reply, answer) = oneshot::channel();
+        // Where it is not asked, the reply is gone and the answer is none.
+        let _ = self.address.try_send(question(reply));
+        async move { answer.await.ok() }
+    }
+
     pub(super) fn describe(&self) -> impl Future<Output = Option<SessionInfo>> + use<> {
-        let request = self.address.send(Describe);
-        async move { request.await.ok() }
+        self.ask(Describe)
     }
 
     pub(super) fn weigh(&self, key: MemberKey) -> impl Future<Output = Option<Weight>> + use<> {
-        let request = self.address.send(Weigh);
+        let answer = self.ask(Weigh);
         async move {
-            let (queued, quality) = request.await.ok()?;
+            let (queued, quality) = answer.await?;
             Some(Weight { queued: Reverse(queued / WEIGHT_STEP), quality, key })
         }
     }
