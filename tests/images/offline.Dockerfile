@@ -34,7 +34,7 @@ ENTRYPOINT ["sh", "/usr/local/bin/docker-entrypoint.sh"]
 CMD ["postgres"]
 
 FROM packages AS prometheus
-RUN apt-get install -y -qq --no-install-recommends prometheus && install -d -o nobody /prometheus
+RUN apt-get install -y -qq --no-install-recommends prometheus wget && install -d -o nobody /prometheus
 VOLUME /prometheus
 WORKDIR /prometheus
 USER nobody
