@@ -26,7 +26,7 @@ FROM packages AS postgres
 RUN apt-get install -y -qq --no-install-recommends postgresql \
  && install -d -o postgres -g postgres -m 700 /var/lib/postgresql/data && ln -s /usr/lib/postgresql/*/bin /opt/bin
 COPY postgres-entrypoint.sh /usr/local/bin/docker-entrypoint.sh
-ENV PATH=/opt/bin:/usr/local/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data
+ENV PATH=/opt/bin:/usr/local/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data PGHOST=/tmp
 VOLUME /var/lib/postgresql/data
 USER postgres
 STOPSIGNAL SIGINT
