@@ -304,6 +304,45 @@ impl Connection {
         }
     }
 
+    /// Reads at most so many bytes, as a reader with a narrow link would, and hands every message that they complete to
+    /// `on_message`. What is to be written is written as far as the socket takes it.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub(crate) fn sip(&mut self, bytes: usize, mut on_message: impl FnMut(&[u8])) -> Result<(), Closed> {
+        let mut left = bytes;
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            while left > 0 {
+                let held = self.inbox.partial().len();
+                if buffer.len() < held + READ_SIZE {
+                    buffer.resize(held + READ_SIZE, 0);
+                }
+                buffer[..held].copy_from_slice(self.inbox.partial());
+                let filled = if std::mem::take(&mut self.unseen) {
+                    held
+                } else {
+                    match self.stream.try_read(&mut buffer[held..held + READ_SIZE.min(left)]) {
+                        Ok(0) => return Err(Closed::Eof),
+                        Ok(read) => {
+                            left -= read;
+                            held + read
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(Closed::Io(error.kind())),
+                    }
+                };
+                self.hear(&buffer[..filled], &mut |text, _, _| on_message(text))?;
+            }
+            while !self.out.bytes.is_empty() {
+                match self.stream.try_write(&self.out.bytes) {
+                    Ok(written) => self.out.bytes.advance(written),
+                    Err(_) => break,
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Writes as much as the socket takes. A failure is not the end: the server's last words may still be unread.
     fn flush(&mut self, cx: &mut Context<'_>) {
         while !self.out.bytes.is_empty() && !self.write_failed {
@@ -347,9 +386,18 @@ impl Connection {
                 }
             }
         };
+        Poll::Ready(self.hear(&buffer[..filled], on_message))
+    }
+
+    /// Takes in what stands in front of what was read, and that.
+    fn hear(
+        &mut self,
+        bytes: &[u8],
+        on_message: &mut impl FnMut(&[u8], u64, &mut Outgoing),
+    ) -> Result<(), Closed> {
         let now = self.clock.now_ns();
         let (out, close_code, entered) = (&mut self.out, &mut self.close_code, &mut self.entered);
-        let fed = self.inbox.feed(&buffer[..filled], |incoming| match incoming {
+        let fed = self.inbox.feed(bytes, |incoming| match incoming {
             Incoming::Message(text) if out.proto == Proto::Native => on_message(text, now, out),
             Incoming::Message(packet) => match dialect::hear(packet) {
                 Heard::Message(text) => on_message(&text, now, out),
@@ -362,10 +410,10 @@ impl Connection {
             Incoming::Close(code) => *close_code = Some(code.map_or(Closed::NoCode, Closed::Code)),
         });
         if let Err(error) = fed {
-            return Poll::Ready(Err(Closed::Frame(error)));
+            return Err(Closed::Frame(error));
         }
         // The closing handshake is not played to its end: what counts has been said.
-        Poll::Ready(self.close_code.take().map_or(Ok(()), Err))
+        self.close_code.take().map_or(Ok(()), Err)
     }
 }
 

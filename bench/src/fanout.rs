@@ -11,11 +11,14 @@ use crate::TargetArgs;
 use crate::check::{Delivery, Violations};
 use crate::client::Connection;
 use crate::clock::{Clock, seconds};
+use crate::lagging::LaggingGroup;
 use crate::opening::{self, Errors, Opener, wait_until};
 use crate::procstat::{CpuReading, Processes};
 use crate::publisher::{Pace, Publisher, Publishing, pad_for};
 use crate::report::{Latency, Progress, Report};
 use crate::requests::Requests;
+use crate::returning::ReturningGroup;
+use crate::soak::Soak;
 use crate::stalled::{self, StalledGroup};
 use crate::subscriber::{Shared, Subscriber};
 
@@ -66,6 +69,15 @@ pub struct FanoutArgs {
     /// Additional subscribers that read one byte a second
     #[arg(long, value_name = "N", default_value_t = 0)]
     trickle: usize,
+    /// Additional subscribers to the latest value that read a part of what they would need to
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["saturate", "no_publish"])]
+    pub(crate) lagging: usize,
+    /// With --lagging: that part
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    lagging_share: f64,
+    /// Additional subscribers that are all dropped half-way, and return at once
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["saturate", "no_publish"])]
+    returning: usize,
     /// Only subscribe: somebody else publishes. Prints `subscribed: N` when ready, on stderr with --json
     #[arg(long, requires_all = ["room", "messages"])]
     no_publish: bool,
@@ -84,6 +96,9 @@ pub struct FanoutArgs {
     /// Clients that make requests meanwhile.
     #[arg(skip)]
     pub(crate) requests: Option<Rc<Requests>>,
+    /// What else is done meanwhile, for hours.
+    #[arg(skip)]
+    pub(crate) soak: Option<Rc<Soak>>,
 }
 
 impl Default for FanoutArgs {
@@ -105,12 +120,16 @@ impl Default for FanoutArgs {
             batch: false,
             slow: 0,
             trickle: 0,
+            lagging: 0,
+            lagging_share: 0.1,
+            returning: 0,
             no_publish: false,
             room: None,
             messages: None,
             timeout: None,
             until: None,
             requests: None,
+            soak: None,
         }
     }
 }
@@ -129,6 +148,8 @@ struct Run {
     opener: Opener,
     open_errors: Errors,
     stalled: Rc<StalledGroup>,
+    lagging: Rc<LaggingGroup>,
+    returning: Rc<ReturningGroup>,
 }
 
 /// Readings at one moment.
@@ -138,6 +159,7 @@ struct Mark {
     deliveries: u64,
     accepted: u64,
     cpu: CpuReading,
+    rss_kib: Option<f64>,
 }
 
 impl Run {
@@ -147,6 +169,7 @@ impl Run {
             deliveries: self.shared.deliveries.get(),
             accepted: self.shared.rooms.iter().map(|room| room.accepted.get()).sum(),
             cpu: CpuReading::now(&self.server),
+            rss_kib: self.server.rss_kib(),
         }
     }
 
@@ -170,6 +193,9 @@ pub(crate) async fn run_observed(args: FanoutArgs, begun: Option<Rc<Cell<bool>>>
     }
     if !(args.rate > 0.0 && args.rate.is_finite()) {
         bail!("--rate must be above 0");
+    }
+    if !(args.lagging_share > 0.0 && args.lagging_share.is_finite()) {
+        bail!("--lagging-share must be above 0");
     }
     let run = subscribe(&args).await?;
     match args.messages {
@@ -224,7 +250,21 @@ async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
         let connection = Connection::open(target, clock, reluctant.receive_buffer).await?;
         stalled.add(connection, &shared.subscribe_request(number % rooms), number >= args.slow).await?;
     }
-    Ok(Run { shared, subscribers, server, opener, open_errors, stalled })
+    let lagging = LaggingGroup::new(args.lagging_share, args.rate, args.payload);
+    for number in 0..args.lagging {
+        let target = &reluctant.targets[number % reluctant.targets.len()];
+        let connection = Connection::open(target, clock, reluctant.receive_buffer).await?;
+        lagging.add(connection, number % rooms, &shared.request(number % rooms, Delivery::Latest, None));
+    }
+    if !lagging.subscribed().await {
+        bail!("not all slow readers could subscribe");
+    }
+    let returning = ReturningGroup::new(clock, opener.clone());
+    let request = |room| shared.request(room, Delivery::All, None);
+    if !returning.open(args.returning, rooms, request).await? {
+        bail!("not all of those who shall return could subscribe");
+    }
+    Ok(Run { shared, subscribers, server, opener, open_errors, stalled, lagging, returning })
 }
 
 async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> anyhow::Result<bool> {
@@ -274,7 +314,12 @@ async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> 
     if let Some(begun) = begun {
         begun.set(true);
     }
-    progress.sleep_until(Instant::now() + args.duration, &mut status, alive).await;
+    let until = Instant::now() + args.duration;
+    if args.returning > 0 {
+        progress.sleep_until(Instant::now() + args.duration / 2, &mut status, alive).await;
+        tokio::task::spawn_local(run.returning.clone().drop_all(shared.latency.clone()));
+    }
+    progress.sleep_until(until, &mut status, alive).await;
     let end = run.mark();
     drop(progress);
 
@@ -317,8 +362,14 @@ async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> 
         &mut report,
     );
     run.stalled.finish(&mut report).await;
+    let last_seq = |room: usize| shared.rooms[room].last_seq.get();
+    run.lagging.finish(last_seq, &mut report).await;
+    run.returning.finish(&shared.latency, last_seq, &mut report).await;
     if let Some(requests) = &args.requests {
         requests.finish(&mut report).await;
+    }
+    if let Some(soak) = &args.soak {
+        soak.finish(&mut report).await;
     }
     Ok(report.finish(args.target.json))
 }
@@ -389,6 +440,7 @@ fn delivered(run: &Run, begin: Mark, end: Mark, report: &mut Report) {
     }
     report.latency("worst_ms", "longest that each subscriber waited", &worst);
     report.cpu(end.cpu.since(begin.cpu), elapsed, deliveries, "delivery");
+    report.number("server_rss_before_kib", "server memory when it began", begin.rss_kib, "KiB");
     report.number("server_rss_kib", "server memory", run.server.rss_kib(), "KiB");
     report.check(deliveries > 0, "no delivery at all");
 }

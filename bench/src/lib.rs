@@ -30,6 +30,7 @@ mod flow;
 mod http;
 mod idle;
 mod inbox;
+mod lagging;
 mod opening;
 mod positions;
 mod procstat;
@@ -37,8 +38,10 @@ mod publish;
 mod publisher;
 mod report;
 mod requests;
+mod returning;
 mod rpc;
 mod scan;
+mod soak;
 mod stalled;
 mod subscriber;
 
@@ -48,6 +51,7 @@ pub use fanout::FanoutArgs;
 pub use idle::IdleArgs;
 pub use publish::PublishArgs;
 pub use rpc::RpcArgs;
+pub use soak::SoakArgs;
 
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
@@ -60,6 +64,8 @@ pub enum Command {
     Publish(PublishArgs),
     /// Connections that do nothing: memory per connection, connects per second
     Idle(IdleArgs),
+    /// Mixed load for hours: whether the server's memory, file descriptors and threads stay as they are
+    Soak(SoakArgs),
     /// Starts a cluster, or takes one that runs, restarts its nodes in turn under load, and checks every message at every client
     Roll(RollArgs),
     /// Starts a cluster, or takes one that runs, kills its nodes at random under load, and checks every message at every client
@@ -134,6 +140,7 @@ pub fn run(command: Command) -> anyhow::Result<bool> {
         Command::Fanout(args) => runtime.block_on(fanout::run(args)),
         Command::Publish(args) => runtime.block_on(publish::run(args)),
         Command::Idle(args) => runtime.block_on(idle::run(args)),
+        Command::Soak(args) => runtime.block_on(soak::run(args)),
         Command::Roll(args) => runtime.block_on(disturb::roll(args)),
         Command::Kill(args) => runtime.block_on(disturb::kill(args)),
         Command::Pause(args) => runtime.block_on(disturb::pause(args)),
@@ -184,6 +191,7 @@ mod tests {
                 Command::Fanout(args) => fanout::run(args).await,
                 Command::Publish(args) => publish::run(args).await,
                 Command::Idle(args) => idle::run(args).await,
+                Command::Soak(args) => soak::run(args).await,
                 Command::Roll(args) => disturb::roll(args).await,
                 Command::Kill(args) => disturb::kill(args).await,
                 Command::Pause(args) => disturb::pause(args).await,
@@ -203,6 +211,7 @@ mod tests {
             "fanout --subs 2 --delivery latest --warmup 0s --duration 200ms",
             "publish --publishers 3 --rooms 4 --batch 5 --warmup 100ms --duration 300ms",
             "idle --conns 5 --hold 10ms",
+            "fanout --subs 5 --rooms 2 --lagging 3 --rate 100 --warmup 100ms --duration 600ms",
         ];
         for line in lines {
             assert!(against_baseline(line).unwrap(), "{line}");

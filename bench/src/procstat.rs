@@ -18,6 +18,17 @@ pub(crate) fn raise_open_file_limit() {
     );
 }
 
+/// What processes have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    /// Resident memory in KiB.
+    pub(crate) rss_kib: f64,
+    /// Open file descriptors.
+    pub(crate) files: f64,
+    /// Threads.
+    pub(crate) threads: f64,
+}
+
 /// The processes of the server under test.
 #[derive(Debug, Clone)]
 pub(crate) struct Processes {
@@ -50,6 +61,15 @@ impl Processes {
     /// Resident memory in KiB.
     pub(crate) fn rss_kib(&self) -> Option<f64> {
         self.sum(|process| process.status().ok()?.vmrss.map(|kib| kib as f64))
+    }
+
+    /// What may grow where something leaks, summed; `None` as with [`cpu_seconds`](Self::cpu_seconds).
+    pub(crate) fn figures(&self) -> Option<Figures> {
+        Some(Figures {
+            rss_kib: self.rss_kib()?,
+            files: self.sum(|process| Some(process.fd_count().ok()? as f64))?,
+            threads: self.sum(|process| Some(process.stat().ok()?.num_threads as f64))?,
+        })
     }
 
     fn sum(&self, value: impl Fn(&Process) -> Option<f64>) -> Option<f64> {

@@ -71,6 +71,11 @@ impl Envelope<'_> {
         self.data.and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
+    /// `data`, where it is of this kind.
+    pub(crate) fn data_as<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
+        self.data.and_then(|raw| serde_json::from_str(raw.get()).ok())
+    }
+
     /// `data`, where it is an object of the kind that is looked for.
     pub(crate) fn data(&self) -> Data {
         self.data.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()

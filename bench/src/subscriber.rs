@@ -55,7 +55,7 @@ pub(crate) struct Shared {
     own_messages: bool,
     /// Messages meant to be sent earlier than this are not measured.
     pub(crate) measure_from_ns: Cell<u64>,
-    pub(crate) latency: RefCell<Latency>,
+    pub(crate) latency: Rc<RefCell<Latency>>,
     pub(crate) deliveries: Cell<u64>,
     pub(crate) first_delivery_ns: Cell<u64>,
     pub(crate) last_delivery_ns: Cell<u64>,
@@ -83,7 +83,7 @@ impl Shared {
             max_rate,
             own_messages,
             measure_from_ns: Cell::new(u64::MAX),
-            latency: RefCell::new(Latency::new()),
+            latency: Rc::new(RefCell::new(Latency::new())),
             deliveries: Cell::new(0),
             first_delivery_ns: Cell::new(0),
             last_delivery_ns: Cell::new(0),
@@ -104,12 +104,17 @@ impl Shared {
     }
 
     pub(crate) fn subscribe_request(&self, room: usize) -> String {
+        self.request(room, self.delivery, self.max_rate)
+    }
+
+    /// What subscribes in another way than this run's subscribers do.
+    pub(crate) fn request(&self, room: usize, delivery: Delivery, max_rate: Option<f64>) -> String {
         let mut request = serde_json::json!({
             "type": "subscribe", "request_id": "s", "room": self.rooms[room].name,
         });
-        if self.delivery == Delivery::Latest {
+        if delivery == Delivery::Latest {
             request["delivery"] = "latest".into();
-            if let Some(rate) = self.max_rate {
+            if let Some(rate) = max_rate {
                 request["max_rate"] = rate.into();
             }
         }

@@ -379,6 +379,10 @@ fn bench_measures_and_checks_a_running_node() {
     for zero in ["lost", "duplicated", "out_of_order"] {
         assert_eq!(find(&fanout, zero), Some(0), "{zero}: {fanout}");
     }
+    let beside = ["--returning", "50", "--lagging", "5", "--slow", "1", "--duration", "4s"];
+    let fanout = json(&[&["bench", "fanout", "--subs", "10", "--rate", "50"][..], &beside].concat());
+    assert_eq!(find(&fanout, "not_back"), Some(0), "{fanout}");
+    assert!(find(&fanout, "lagging_received") > Some(0), "{fanout}");
     json(&["bench", "idle", "--conns", "20", "--hold", "1s"]);
 }
 

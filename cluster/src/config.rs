@@ -290,6 +290,8 @@ pub struct ServerConfig {
     pub tls_key: Option<PathBuf>,
     /// Milliseconds that a client may take nothing of what waits for it.
     pub tcp_user_timeout_ms: u64,
+    /// The same for clients that follow rooms, all of them as `latest`.
+    pub latest_timeout_ms: u64,
     /// Milliseconds in which a request's head has to arrive.
     pub handshake_timeout_ms: u64,
     /// Milliseconds that clients have to leave when the node stops.
@@ -408,6 +410,7 @@ impl Config {
                 tls_certificate: None,
                 tls_key: None,
                 tcp_user_timeout_ms: 10_000,
+                latest_timeout_ms: 60_000,
                 handshake_timeout_ms: 5_000,
                 shutdown_timeout_ms: 10_000,
                 metrics_listen: None,

@@ -7,7 +7,10 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// Bytes that the kernel holds unsent for one connection: what is beyond stays where it can be conflated.
-const NOTSENT_LOWAT: u32 = 64 * 1024;
+///
+/// A socket that is full is writable again when half of it has gone: who reads less than that within the time that a client
+/// may take nothing is taken for one that does not read.
+const NOTSENT_LOWAT: u32 = 16 * 1024;
 /// Connections that wait to be taken: a crowd that reconnects at once.
 const BACKLOG: i32 = 4_096;
 

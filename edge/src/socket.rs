@@ -7,12 +7,39 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use socket2::SockRef;
+use tickmesh_cluster::config::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::held::Held;
+
+/// How long a client may take nothing of what waits for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Mostly.
+    usual: Duration,
+    /// With one that follows rooms, all of them as `latest`.
+    latest: Duration,
+}
+
+impl Patience {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: &ServerConfig) -> Self {
+        let usual = Duration::from_millis(config.tcp_user_timeout_ms);
+        Self { usual, latest: usual.max(Duration::from_millis(config.latest_timeout_ms)) }
+    }
+
+    /// With a client of which it is known whether it follows rooms and all of them as `latest`.
+    #[must_use]
+    pub fn with(&self, only_latest: bool) -> Duration {
+        if only_latest { self.latest } else { self.usual }
+    }
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -30,6 +57,14 @@ impl Socket {
     #[must_use]
     pub fn is_polling(&self) -> bool {
         self.tcp().is_none()
+    }
+
+    /// Lets the system wait so long for the peer to take what was written, and for a sign of it.
+    pub fn set_patience(&self, patience: Duration) {
+        if let Some(stream) = self.tcp() {
+            // A system that cannot serves without it.
+            let _ = SockRef::from(stream).set_tcp_user_timeout(Some(patience));
+        }
     }
 
     /// The connection underneath; none while it is made of requests.

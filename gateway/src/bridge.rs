@@ -177,7 +177,7 @@ impl Bridge {
                 self.pause.get_or_insert_with(|| (Instant::now(), Cause::Takeover));
             }
         }
-        part(self.client, &self.to_client, self.worker.stall_timeout).await;
+        part(self.client, &self.to_client, self.worker.patience.with(false)).await;
     }
 
     /// A link to a node that takes sessions, as long as the client may be made to wait for it.
@@ -222,18 +222,20 @@ impl Bridge {
         if *state.borrow_and_update() == State::Dead {
             return End::Lost;
         }
+        let mut patience = self.worker.patience.with(false);
         loop {
+            let wanted = self.worker.patience.with(self.relay.only_latest());
+            if wanted != patience {
+                patience = wanted;
+                self.client.set_patience(patience);
+            }
             let waiting = self.to_client.len();
             let Ok(client_has_all) = drain(&mut self.client, &mut self.to_client, &mut stalled) else {
                 return End::Client;
             };
             self.counted.sent(waiting - self.to_client.len(), &self.client);
             let Ok(node_has_all) = drain(&mut node, &mut to_node, &mut None) else { return lost(target) };
-            let give_up = [
-                target.as_ref().map(|(_, at)| *at),
-                stalled.map(|at| at + self.worker.stall_timeout),
-                self.parting,
-            ];
+            let give_up = [target.as_ref().map(|(_, at)| *at), stalled.map(|at| at + patience), self.parting];
             let give_up = give_up.into_iter().flatten().min();
             let hears_client = self.relay.wants_input() && to_node.len() < MAX_WAITING;
             tokio::select! {
@@ -305,7 +307,7 @@ impl Bridge {
                     }
                 }
                 () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
-                    if stalled.is_some_and(|at| at.elapsed() >= self.worker.stall_timeout) {
+                    if stalled.is_some_and(|at| at.elapsed() >= patience) {
                         self.worker.traffic.slow.add(1);
                         return End::Client;
                     }

@@ -82,7 +82,7 @@ async fn hold(worker: Rc<Worker>, request: &Request, accepted: Accepted, http: H
             worker.metrics.refused("authentication");
             let code = error.close_code();
             let last = encode::refusal(hello.encoding, &error.into(), code, utc());
-            let patience = worker.stall_timeout;
+            let patience = worker.patience.with(false);
             actix_rt::spawn(async move {
                 part(client, &last, patience).await;
                 drop(guard);

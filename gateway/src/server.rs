@@ -23,6 +23,7 @@ use tickmesh_edge::kubernetes::{NotInPod, keep_deletion_cost};
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::service::{self, Options, service};
+use tickmesh_edge::socket::Patience;
 use tickmesh_edge::tls::{Connector, TlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -91,7 +92,7 @@ pub(crate) struct Shared {
     /// Largest answer to a poll, in bytes.
     pub(crate) largest_poll: usize,
     /// How long a client may take nothing though there is something.
-    pub(crate) stall_timeout: Duration,
+    pub(crate) patience: Patience,
     /// Becomes true when the gateway is about to stop.
     pub(crate) stopping: watch::Receiver<bool>,
     shutdown_timeout: Duration,
@@ -225,7 +226,7 @@ impl Gateway {
                 config.heartbeat.ping_interval_ms + config.heartbeat.timeout_ms,
             ),
             largest_poll: config.limits.max_message_bytes + config.limits.max_queue_bytes,
-            stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
+            patience: Patience::new(&config.server),
             stopping,
             shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
         });

@@ -21,6 +21,7 @@ use tickmesh_edge::limits::Connections;
 use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::rate::Keyed;
 use tickmesh_edge::service::{self, Options, service};
+use tickmesh_edge::socket::Patience;
 use tickmesh_edge::tls::TlsError;
 use tickmesh_market::calendar::CalendarError;
 use tickmesh_protocol::close::CloseCode;
@@ -206,7 +207,7 @@ impl Node {
             secret: config.cluster.secret.clone(),
             origins: config.server.origins.clone(),
             proxies: Proxies::new(config.server.trusted_proxies.clone()),
-            stall_timeout: Duration::from_millis(config.server.tcp_user_timeout_ms),
+            patience: Patience::new(&config.server),
             flush,
             started_at,
             run,

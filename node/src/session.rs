@@ -249,7 +249,7 @@ impl Actor for SessionActor {
         match self.connection.take() {
             Some(connection) => {
                 let limit = self.worker.policy.max_message_bytes;
-                ctx.spawn(Io::new(connection, limit, self.worker.stall_timeout));
+                ctx.spawn(Io::new(connection, limit, self.worker.patience, self.session.only_latest()));
             }
             None => ctx.stop(),
         }

@@ -3,7 +3,6 @@
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tickmesh_cluster::broker::{Broker, BrokerError};
@@ -35,6 +34,7 @@ use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::metrics::Standing;
 use tickmesh_edge::rate::Keyed;
+use tickmesh_edge::socket::Patience;
 
 /// What is one per node.
 pub(crate) struct Shared {
@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     /// Who may tell a client's address.
     pub(crate) proxies: Proxies,
     /// How long a client may take nothing though there is something.
-    pub(crate) stall_timeout: Duration,
+    pub(crate) patience: Patience,
     /// When messages leave together.
     pub(crate) flush: Arc<FlushSettings>,
     pub(crate) max_watchlist: usize,

@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::frame::{FrameError, decode_header};
 use crate::link::{self, Attach, Change, Done, Note, Open, ToGateway, ToNode};
+use crate::message::Delivery;
 use crate::session::Snapshot;
 
 /// Bytes of messages without an answer beyond which the client is not read.
@@ -37,6 +38,7 @@ pub struct Relay {
     undone: VecDeque<(u64, Bytes)>,
     undone_bytes: usize,
     phase: Phase,
+    only_latest: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,11 @@ pub enum Step {
     Refused(String),
 }
 
+fn only_latest(session: &Snapshot) -> bool {
+    let mut follows = session.subscriptions.iter().map(|one| one.delivery);
+    !session.subscriptions.is_empty() && follows.all(|delivery| delivery == Delivery::Latest)
+}
+
 impl Relay {
     /// A client that wants a session. Messages of more than `max_message` bytes are refused.
     #[must_use]
@@ -76,6 +83,7 @@ impl Relay {
             undone: VecDeque::new(),
             undone_bytes: 0,
             phase: Phase::Detached,
+            only_latest: false,
         }
     }
 
@@ -161,6 +169,7 @@ impl Relay {
             }
         }
         if let Some(Change::Began(snapshot)) = note.change {
+            self.only_latest = only_latest(&snapshot);
             self.held = Some(*snapshot);
             return;
         }
@@ -174,6 +183,7 @@ impl Relay {
             subscription.position.seq = position.seq;
             subscription.carried = position.carried;
         }
+        let follows_others = matches!(note.change, Some(Change::Subscribed(_) | Change::Left(_)));
         match note.change {
             Some(Change::Subscribed(subscription)) => match find(held, subscription.slot) {
                 Ok(at) => held.subscriptions[at] = *subscription,
@@ -183,6 +193,15 @@ impl Relay {
             Some(Change::Identity(identity)) => held.identity = *identity,
             Some(Change::Began(_)) | None => {}
         }
+        if follows_others {
+            self.only_latest = only_latest(held);
+        }
+    }
+
+    /// Whether the session follows rooms, and all of them as `latest`: the client may read as slowly as it likes.
+    #[must_use]
+    pub fn only_latest(&self) -> bool {
+        self.only_latest
     }
 
     /// False while the client is to be held back: too much of what it said has no answer yet.

@@ -376,6 +376,12 @@ impl Session {
         }
     }
 
+    /// The client has taken something after a while in which it took nothing: it lives, though its answers to pings are
+    /// behind what it has not read.
+    pub fn handle_progress(&mut self, now: Now) {
+        self.last_heard = self.last_heard.max(now.mono);
+    }
+
     // ---- application calls ----
 
     /// Sends the client elsewhere, where it should come after so many milliseconds.

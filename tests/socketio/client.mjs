@@ -196,11 +196,40 @@ async function recovery(options, name) {
   publisher.disconnect();
 }
 
+// Who asks for it gets messages that come together as one event; all of them, once and in order.
+async function batches() {
+  const room = `market_${run}_batches`;
+  const socket = await connected({ ...transports.websocket, auth: { ...(token && { token }), batch: true } });
+  const publisher = await connected(transports.websocket);
+  const seqs = [];
+  let together = 0;
+  socket.on("tick", ({ seq }) => seqs.push(seq));
+  socket.on("batch", (messages) => {
+    together += messages.length > 1 ? 1 : 0;
+    for (const { event, room: of, seq } of messages) {
+      assert.deepEqual([event, of], ["tick", room]);
+      seqs.push(seq);
+    }
+  });
+  await ask(socket, "subscribe", { room });
+  let sent = 0;
+  for (const end = Date.now() + 20_000; together === 0 && Date.now() < end; ) {
+    await Promise.all(Array.from({ length: 100 }, () => publish(publisher, room, "tick", { n: 1 })));
+    sent += 100;
+    await until("all of them", () => seqs.length === sent);
+  }
+  assert.ok(together > 0, "nothing came together");
+  assert.deepEqual(seqs, Array.from({ length: sent }, (_, n) => n + 1));
+  socket.disconnect();
+  publisher.disconnect();
+}
+
 const steps = [
   ...Object.entries(transports).map(([name, options]) => [`answers on ${name}`, () => answers(options, name)]),
   ["market streams", streams],
   ...(market ? ["websocket", "polling"] : []).map((name) =>
     [`market data on ${name}`, () => marketData(transports[name], name)]),
+  ["batches", batches],
   ["refusals", refusals],
   ["upgrade under load", upgradeUnderLoad],
   ["recovery on websocket", () => recovery(transports.websocket, "rw")],

@@ -119,6 +119,35 @@ async fn a_latest_subscriber_that_does_not_read_ends_on_the_last_value_with_an_e
 }
 
 #[tokio::test]
+async fn a_reader_of_latest_may_stop_for_longer_than_one_of_all() {
+    let sandbox = sandbox();
+    let latest = r#"{"type":"subscribe","request_id":"s","room":"market_1","delivery":"latest"}"#;
+    let mut patient = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    patient.send_text(latest).await;
+    let mut stuck = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    stuck.send_text(SUBSCRIBE).await;
+    eventually("both follow", || async {
+        sandbox.get("/api/v1/rooms/market_1").await.json()["subscribers"] == 2
+    })
+    .await;
+    // Neither reads. One goes; the other has by then not read for as long.
+    let last = publish_until(&sandbox, || async { sandbox.connections().await == 1 }).await;
+    drop(stuck);
+    let (mut seq, mut sum, mut received) = (0, 0, 0u64);
+    while seq < last {
+        let (_, payload) = patient.frame().await.expect("still open");
+        let Ok(message) = serde_json::from_slice::<serde_json::Value>(&payload) else { continue };
+        if message["room"] == "market_1" && message["event"] == "quote" {
+            seq = message["seq"].as_u64().unwrap_or(0);
+            sum += 1 + message["conflated"].as_u64().unwrap_or(0);
+            received += 1;
+        }
+    }
+    assert_eq!((seq, sum), (last, last), "the newest value, and a sum that comes out");
+    assert!(received < last, "something was conflated");
+}
+
+#[tokio::test]
 async fn a_rate_limited_subscriber_gets_at_most_its_rate_and_the_last_value() {
     let sandbox = Sandbox::open();
     let mut client = sandbox.client().await;

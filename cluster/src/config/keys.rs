@@ -255,6 +255,12 @@ pub(super) const KEYS: &[Key] = &[
         "Milliseconds that a client may take nothing of what waits for it.",
     ),
     key(
+        "server.latest_timeout_ms",
+        Kind::Int(1_000, 3_600_000),
+        "The same for clients that follow rooms, and all of them as \"latest\": what they do not read stays small, so they\n\
+         may read as slowly as they like. Not below server.tcp_user_timeout_ms.",
+    ),
+    key(
         "server.handshake_timeout_ms",
         Kind::Int(100, 600_000),
         "Milliseconds in which a request's head has to arrive.",

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::{ActorContext, ActorFuture, Context};
 use bytes::Bytes;
-use tickmesh_edge::socket::Socket;
+use tickmesh_edge::socket::{Patience, Socket};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::frame::Assembler;
 use tickmesh_protocol::link::{Records, ToNode};
@@ -45,6 +45,8 @@ pub(super) struct Io {
     timer: Pin<Box<Sleep>>,
     /// When the timer fires; it may be early, never late.
     armed: Option<Instant>,
+    patience: Patience,
+    /// What of it applies now; the socket knows it too.
     stall_timeout: Duration,
     /// Since when the socket took nothing though there was something.
     stalled: Option<Instant>,
@@ -64,8 +66,17 @@ enum Phase {
 struct Over;
 
 impl Io {
-    pub(super) fn new(connection: Connection, max_message: usize, stall_timeout: Duration) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        max_message: usize,
+        patience: Patience,
+        only_latest: bool,
+    ) -> Self {
         let Connection { stream, early, records } = connection;
+        let stall_timeout = patience.with(only_latest);
+        if only_latest {
+            stream.set_patience(stall_timeout);
+        }
         Self {
             stream,
             early,
@@ -74,6 +85,7 @@ impl Io {
             out: WriteQueue::default(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: None,
+            patience,
             stall_timeout,
             stalled: None,
             phase: Phase::Open,
@@ -107,6 +119,15 @@ impl Io {
             return self.finish(act, cx);
         }
         self.time(act, cx)
+    }
+
+    /// Goes by what the client follows now.
+    fn be_patient(&mut self, act: &SessionActor) {
+        let patience = self.patience.with(act.session.only_latest());
+        if patience != self.stall_timeout {
+            self.stall_timeout = patience;
+            self.stream.set_patience(patience);
+        }
     }
 
     fn has_rest(&self) -> bool {
@@ -144,6 +165,7 @@ impl Io {
             tracing::warn!(session = %session.id(), %error, "a gateway sent no records");
             self.broken = true;
         }
+        self.be_patient(act);
         messages
     }
 
@@ -163,6 +185,7 @@ impl Io {
         if let Err(error) = fed {
             session.handle_frame_error(error);
         }
+        self.be_patient(act);
         messages
     }
 
@@ -227,7 +250,9 @@ impl Io {
                     });
                     traffic.write_of(messages);
                     traffic.sent_bytes.add(taken as u64);
-                    self.stalled = None;
+                    if self.stalled.take().is_some() {
+                        act.session.handle_progress(now);
+                    }
                 }
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(session = %act.session.id(), %error, "cannot write");

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::encode::Encoding;
 use crate::identity::Identity;
+use crate::message::Delivery;
 use crate::quality::{self, Grade};
 use crate::room::RoomName;
 
+use super::subscription::Subscription;
 use super::{Counters, Ending, Now, Occurrence, Session};
 
 impl Session {
@@ -84,6 +86,13 @@ impl Session {
         let tables: usize = self.subscriptions.values().map(|held| held.table_bytes()).sum();
         let shaped = self.shaper.as_ref().map_or(0, |shaper| shaper.bytes());
         self.out.answer_bytes() + self.out.live_bytes() + shaped + tables
+    }
+
+    /// Whether it follows rooms, and all of them as `latest`: what its client does not read stays small.
+    #[must_use]
+    pub fn only_latest(&self) -> bool {
+        let latest = |held: &Box<Subscription>| held.delivery() == Delivery::Latest;
+        !self.subscriptions.is_empty() && self.subscriptions.values().all(latest)
     }
 
     /// Milliseconds between the last ping and its pong.

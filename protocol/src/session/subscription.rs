@@ -109,6 +109,10 @@ impl Subscription {
         }
     }
 
+    pub(super) fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
     pub(super) fn seq(&self) -> u64 {
         match &self.state {
             State::Gated { from, .. } => from.as_ref().map_or(0, |position| position.seq),
