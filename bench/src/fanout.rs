@@ -149,7 +149,7 @@ struct Run {
     open_errors: Errors,
     stalled: Rc<StalledGroup>,
     lagging: Rc<LaggingGroup>,
-    returning: Rc<ReturningGroup>,
+    returning: Option<Rc<ReturningGroup>>,
 }
 
 /// Readings at one moment.
@@ -259,11 +259,12 @@ async fn subscribe(args: &FanoutArgs) -> anyhow::Result<Run> {
     if !lagging.subscribed().await {
         bail!("not all slow readers could subscribe");
     }
-    let returning = ReturningGroup::new(clock, opener.clone());
-    let request = |room| shared.request(room, Delivery::All, None);
-    if !returning.open(args.returning, rooms, request).await? {
-        bail!("not all of those who shall return could subscribe");
-    }
+    let returning = if args.returning > 0 {
+        let requests = (0..rooms).map(|room| shared.request(room, Delivery::All, None)).collect();
+        Some(Rc::new(ReturningGroup::open(&opener, args.returning, requests).await?))
+    } else {
+        None
+    };
     Ok(Run { shared, subscribers, server, opener, open_errors, stalled, lagging, returning })
 }
 
@@ -315,9 +316,9 @@ async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> 
         begun.set(true);
     }
     let until = Instant::now() + args.duration;
-    if args.returning > 0 {
+    if let Some(returning) = &run.returning {
         progress.sleep_until(Instant::now() + args.duration / 2, &mut status, alive).await;
-        tokio::task::spawn_local(run.returning.clone().drop_all(shared.latency.clone()));
+        tokio::task::spawn_local(returning.clone().drop_all(shared.latency.clone()));
     }
     progress.sleep_until(until, &mut status, alive).await;
     let end = run.mark();
@@ -364,7 +365,10 @@ async fn publish(args: &FanoutArgs, run: Run, begun: Option<Rc<Cell<bool>>>) -> 
     run.stalled.finish(&mut report).await;
     let last_seq = |room: usize| shared.rooms[room].last_seq.get();
     run.lagging.finish(last_seq, &mut report).await;
-    run.returning.finish(&shared.latency, last_seq, &mut report).await;
+    if let Some(returning) = &run.returning {
+        let last = (0..shared.rooms.len()).map(last_seq).collect();
+        returning.finish(&shared.latency, last, &mut report).await;
+    }
     if let Some(requests) = &args.requests {
         requests.finish(&mut report).await;
     }

@@ -37,6 +37,9 @@ const STAY_MS: std::ops::Range<u64> = 50..2_000;
 /// How long those that are left may take to leave.
 const LEAVING: Duration = Duration::from_secs(10);
 
+/// One of them.
+type Figure = fn(&Figures) -> f64;
+
 /// Arguments of `bench soak`.
 #[derive(Debug, clap::Args)]
 pub struct SoakArgs {
@@ -211,10 +214,10 @@ impl Soak {
             return;
         }
         let quarter = samples.len() / 4;
-        let mean = |samples: &[Figures], figure: fn(&Figures) -> f64| {
+        let mean = |samples: &[Figures], figure: Figure| {
             samples.iter().map(figure).sum::<f64>() / samples.len() as f64
         };
-        let figures: [(&str, &str, fn(&Figures) -> f64, f64, &str); 3] = [
+        let figures: [(&str, &str, Figure, f64, &str); 3] = [
             ("rss_kib", "resident memory", |f| f.rss_kib, KIB, "KiB"),
             ("open_files", "file descriptors", |f| f.files, FILES, ""),
             ("threads", "threads", |f| f.threads, THREADS, ""),

@@ -8,7 +8,6 @@ use crate::message::Delivery;
 use crate::quality::{self, Grade};
 use crate::room::RoomName;
 
-use super::subscription::Subscription;
 use super::{Counters, Ending, Now, Occurrence, Session};
 
 impl Session {
@@ -91,8 +90,8 @@ impl Session {
     /// Whether it follows rooms, and all of them as `latest`: what its client does not read stays small.
     #[must_use]
     pub fn only_latest(&self) -> bool {
-        let latest = |held: &Box<Subscription>| held.delivery() == Delivery::Latest;
-        !self.subscriptions.is_empty() && self.subscriptions.values().all(latest)
+        let mut follows = self.subscriptions.values().map(|held| held.delivery());
+        !self.subscriptions.is_empty() && follows.all(|delivery| delivery == Delivery::Latest)
     }
 
     /// Milliseconds between the last ping and its pong.
