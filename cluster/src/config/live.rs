@@ -181,15 +181,15 @@ impl Live {
             }
             let bad = |problem: String| ChangeError::Bad { key: path.clone(), problem };
             let value: Value = Value::try_from(value).map_err(|error| bad(error.to_string()))?;
+            // Of a rule that is not named, and of a key of a rule that is not, nothing is said.
+            let value = match key.kind {
+                Kind::Rules if value.is_array() => over_list(at(&table, key.path), &value, "name"),
+                _ => value,
+            };
             key.kind.check(&value).map_err(|allowed| bad(format!("expected {allowed}")))?;
             if key.path == profile {
                 self.apply_profile(value.as_str().unwrap_or_default(), &mut table, &mut next.origins);
             }
-            // Of a rule that is not named, and of a key of a rule that is not, nothing is said.
-            let value = match key.kind {
-                Kind::Rules => over_list(at(&table, key.path), &value, "name"),
-                _ => value,
-            };
             put(&mut table, key.path, value);
             next.origins.0.insert(key.path, Origin::Api);
         }

@@ -32,6 +32,8 @@ const STILL: Duration = Duration::from_millis(3_500);
 const HANDOVER: Duration = Duration::from_secs(2);
 /// How long others have to say how they do after Redis was away.
 const SETTLING: Duration = Duration::from_secs(5);
+/// What is read of the past beyond what the longest rule needs, in milliseconds.
+const MARGIN_MS: u64 = 10_000;
 /// Changes that wait for the room.
 const WAITING: usize = 1_000;
 /// How far back it is looked for the opening of a market, in milliseconds.
@@ -49,6 +51,7 @@ pub(super) async fn run(means: Means, inbox: Inbox) {
         here,
         seat: None,
         mine_since: None,
+        away: None,
         looked: Instant::now(),
         untold: VecDeque::new(),
         told: BTreeMap::new(),
@@ -90,6 +93,8 @@ struct Task {
     seat: Option<Seat>,
     /// Since when this node is the one that looks.
     mine_since: Option<Instant>,
+    /// When Redis was away last.
+    away: Option<Instant>,
     /// When it was looked last.
     looked: Instant,
     /// Changes that are not in the room yet, the oldest first. They are told also where this node does not look any more.
@@ -105,6 +110,7 @@ impl Task {
         let config = self.means.live.now();
         let rules: &[Rule] = if config.alarms.enabled { &config.alarms.rule } else { &[] };
         if away {
+            self.away = Some(Instant::now());
             self.look_cut_off(rules);
             return Ok(());
         }
@@ -123,7 +129,7 @@ impl Task {
         }
         let since = *self.mine_since.get_or_insert_with(Instant::now);
         if self.seat.is_none() {
-            if since.elapsed() < HANDOVER {
+            if since.elapsed() < HANDOVER || self.away.is_some_and(|away| away.elapsed() < SETTLING) {
                 return Ok(());
             }
             self.take_over(rules).await?;
@@ -148,7 +154,8 @@ impl Task {
         within(self.board.refresh()).await?;
         let now = clock::now().utc;
         let mut heard = Heard::default();
-        within(heard.listen(&*self.means.broker, now)).await?;
+        let longest = rules.iter().map(|rule| rule.for_ms.max(rule.clear_for_ms)).max().unwrap_or(0);
+        within(heard.listen(&*self.means.broker, now, longest + MARGIN_MS)).await?;
         let mut engine = Engine::default();
         heard.recall(&mut engine, rules);
         let (_, firing) = self.board.firing();
@@ -189,7 +196,7 @@ impl Task {
         self.agree();
         let Some(seat) = &mut self.seat else { return Ok(()) };
         let now = clock::now().utc;
-        within(seat.heard.listen(&*self.means.broker, now)).await?;
+        within(seat.heard.listen(&*self.means.broker, now, 0)).await?;
         if std::mem::take(&mut seat.cut_off) {
             seat.settling = Some(Instant::now());
         }

@@ -1,6 +1,7 @@
 //! What was heard of the processes: their newest vitals, and who was lost, from the cluster's own rooms.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use tickmesh_cluster::broker::{Broker, BrokerError};
 use tickmesh_protocol::alarm::{Engine, Rule, Sample};
@@ -12,6 +13,8 @@ use super::board::room;
 
 /// Messages of the past that are read where nothing is known.
 const READ: usize = 5_000;
+/// Messages that are made out at a time.
+const TURN: usize = 64;
 /// Vitals older than this say nothing of now, in milliseconds.
 const FRESH_MS: u64 = 5_000;
 /// Those who were lost longer ago are forgotten.
@@ -31,25 +34,36 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Reads what is new. `now` in UTC milliseconds.
-    pub(super) async fn listen(&mut self, broker: &dyn Broker, now: u64) -> Result<(), BrokerError> {
+    /// Reads what is new; the first time also what was told within so many milliseconds before `now`, in UTC milliseconds.
+    pub(super) async fn listen(
+        &mut self,
+        broker: &dyn Broker,
+        now: u64,
+        reach_ms: u64,
+    ) -> Result<(), BrokerError> {
         let (events, _) = read(broker, EVENTS_ROOM, &mut self.events).await?;
         for message in events {
             self.event(&message);
         }
         let (messages, first) = read(broker, CLUSTER_ROOM, &mut self.cluster).await?;
-        for message in messages.iter().filter(|message| &*message.event == VITALS_EVENT) {
+        let tells = |message: &&Arc<Message>| {
+            let old = first && message.timestamp.saturating_add(reach_ms) < now;
+            !old && &*message.event == VITALS_EVENT
+        };
+        for (count, message) in messages.iter().filter(tells).enumerate() {
+            if count % TURN == TURN - 1 {
+                // Others on this thread do not wait for an hour's worth of it.
+                tokio::task::yield_now().await;
+            }
             let Ok(vitals) = serde_json::from_str::<Vitals>(message.data.get()) else { continue };
+            // What was before, by the clock of who wrote it: of the past, that is near enough.
+            let heard = if first { message.timestamp.min(now) } else { now };
+            if now.saturating_sub(heard) < FRESH_MS {
+                self.told.insert(vitals.id.clone(), heard);
+                self.vitals.insert(vitals.id.clone(), vitals.clone());
+            }
             if first {
-                // By the clock of who wrote it: of what was, that is near enough.
-                if now.saturating_sub(message.timestamp) < FRESH_MS {
-                    self.told.insert(vitals.id.clone(), message.timestamp.min(now));
-                    self.vitals.insert(vitals.id.clone(), vitals.clone());
-                }
-                self.past.push_back((message.timestamp, vitals));
-            } else {
-                self.told.insert(vitals.id.clone(), now);
-                self.vitals.insert(vitals.id.clone(), vitals);
+                self.past.push_back((heard, vitals));
             }
         }
         self.forget(now);
@@ -108,7 +122,7 @@ async fn read(
     broker: &dyn Broker,
     name: &str,
     position: &mut Option<Position>,
-) -> Result<(Vec<std::sync::Arc<Message>>, bool), BrokerError> {
+) -> Result<(Vec<Arc<Message>>, bool), BrokerError> {
     let first = position.is_none();
     let replay = position.clone().map_or(Replay::Last(READ), Replay::After);
     let history = broker.history(&room(name)?, replay).await?.unseen_by(position.as_ref());
