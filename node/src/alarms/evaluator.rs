@@ -322,7 +322,7 @@ impl Task {
     }
 }
 
-/// Puts a change into the queue. One that was not told yet and says less than the next is no news.
+/// Puts a change into the queue; where too many wait, the oldest goes.
 fn wait(untold: &mut VecDeque<Alarm>, alarm: Alarm) {
     if untold.len() >= WAITING {
         untold.pop_front();
