@@ -353,14 +353,18 @@ async fn a_webhook_that_fails_twice_gets_it_the_third_time() {
         (&told["id"], &told["value"], &told["severity"]),
         (&json!("connections_high"), &json!(1.0), &json!("warning"))
     );
-    let metrics = ask(node.address(), "GET", "/metrics", &Value::Null).await.body;
+    // The receiver knows a moment before the node does.
     for line in [
         "tickmesh_webhook_deliveries_total{outcome=\"delivered\"} 2",
         "tickmesh_webhook_deliveries_total{outcome=\"retried\"} 2",
         "tickmesh_webhook_waiting 0",
         "tickmesh_alarms{severity=\"warning\"} 0",
     ] {
-        assert!(metrics.lines().any(|have| have == line), "{line}: {metrics}");
+        eventually(line, || async {
+            let metrics = ask(node.address(), "GET", "/metrics", &Value::Null).await.body;
+            metrics.lines().any(|have| have == line)
+        })
+        .await;
     }
     let tuning = Sandbox::http(
         node.address(),
