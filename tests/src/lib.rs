@@ -20,6 +20,7 @@ mod sandbox;
 pub mod taos_stub;
 mod terminal;
 mod tls;
+mod webhook;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,7 @@ pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};
 pub use terminal::Terminal;
 pub use tls::Authority;
+pub use webhook::{Delivery, Webhook};
 
 /// Secret of the tokens that real nodes take.
 pub const SECRET: &str = "a secret that only tests know";
