@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ impl Terminal {
         tcsetwinsize(&line, size).unwrap_or_else(|error| panic!("{error}"));
         let child = command.env("TERM", "xterm-256color").stdin(side()).stdout(side()).stderr(side()).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let emulator = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let emulator = Arc::new(Mutex::new(vt100::Parser::new(cells(rows), cells(columns), 0)));
         let screen = emulator.clone();
         // Ends when nobody has the other side any more.
         std::thread::spawn(move || {
@@ -70,7 +71,7 @@ impl Terminal {
     /// # Panics
     /// When it cannot be.
     pub fn resize(&self, columns: u16, rows: u16) {
-        self.emulator.lock().screen_mut().set_size(rows, columns);
+        self.emulator.lock().screen_mut().set_size(cells(rows), cells(columns));
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&self.line, size).unwrap_or_else(|error| panic!("{error}"));
         self.signal("-WINCH");
@@ -146,6 +147,11 @@ impl Terminal {
         .await;
         status.unwrap_or_else(|| unreachable!("it was waited for"))
     }
+}
+
+/// A screen has at least one of each.
+fn cells(count: u16) -> NonZeroU16 {
+    NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN)
 }
 
 impl Drop for Terminal {

@@ -5,8 +5,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde_json::json;
 use tickmesh_tests::{
-    Authority, NodeProcess, RedisServer, Terminal, binary, eventually, free_address, token,
+    Authority, Client, NodeProcess, RedisServer, Sandbox, Terminal, binary, eventually, free_address, token,
 };
 
 fn top(via: &str) -> Command {
@@ -100,9 +101,35 @@ async fn plain_lines_show_both_nodes_and_that_one_is_killed() {
         assert_eq!(line.split(' ').count(), names.split(' ').count(), "{line}");
     }
 
+    // What only vitals tell.
+    let mut client = Client::connect(gateway.address(), "").await;
+    client.subscribe("market_1", json!({})).await;
+    eventually("the room that is busy", || async {
+        let body = json!({"room": "market_1", "event": "quote", "data": 1}).to_string();
+        Sandbox::http(gateway.address(), "POST", "/api/v1/publish", "", &body).await;
+        blocks.last.lock().contains("\nroom market_1 ")
+    })
+    .await;
+    let block = blocks.last.lock().clone();
+    for column in ["published_per_s", "delivered_per_s", "worst_p99_ms", "alarms"] {
+        let value = field(&block, "cluster", column).and_then(|value| value.parse::<f64>().ok());
+        assert!(value.is_some(), "{column}: {block}");
+    }
+
     b.kill();
     blocks.comes(&["process a node up ", "process g gateway up "], &["process b "]).await;
+    let lost = || {
+        blocks
+            .all
+            .lock()
+            .lines()
+            .filter(|line| line.starts_with("event ") && line.contains(" node_lost b "))
+            .count()
+    };
+    eventually("the loss is told", || async { lost() > 0 }).await;
     assert_eq!(field(&blocks.last.lock(), "cluster", "nodes").as_deref(), Some("1"));
+    blocks.comes(&["alarm "], &[]).await;
+    assert_eq!(lost(), 1, "once");
 }
 
 #[tokio::test]
@@ -126,7 +153,9 @@ async fn once_is_one_block_and_failure_is_status_1() {
 #[tokio::test]
 async fn who_may_not_look_is_told_so_and_the_terminal_is_left_alone() {
     let node = NodeProcess::start("a", "memory", &[("TICKMESH_AUTH__ANONYMOUS", "none")]);
-    for (key, word) in [("", "401"), ("nonsense", "401"), (&*token("u", "user"), "403")] {
+    for (key, word) in
+        [("", "401"), ("nonsense", "401"), (&*token("u", "user"), "403"), (&*token("p", "publisher"), "403")]
+    {
         // Not asked once: it does not go on trying.
         let lines = output(top(&via(&node)).env("TICKMESH_TOKEN", key));
         assert_eq!(lines.status.code(), Some(1), "{word}");

@@ -327,7 +327,7 @@ fn process((kind, id): &Key, state: State, vitals: &Vitals) -> Process {
         cpu_percent: vitals.cpu_percent,
         memory_bytes: vitals.memory_bytes,
         memory_limit_bytes: vitals.memory_limit_bytes,
-        memory_short: vitals.memory_level.as_ref().is_some_and(|level| level != "normal"),
+        memory_short: matches!(vitals.memory_level.as_deref(), Some("high" | "critical")),
         published_per_s: vitals.published_per_s,
         delivered_per_s: vitals.delivered_per_s.or(vitals.messages_per_s),
         bytes_per_s: vitals.sent_bytes_per_s,
