@@ -244,11 +244,11 @@ async fn a_server_that_is_away_is_tried_again_and_keys_do_not_wait_for_it() {
     node.signal("-STOP");
     terminal.press("i");
     terminal.shows("sorted meanwhile", |text| text.contains("id▲")).await;
-    terminal.shows("a time-out", |text| text.contains("; figures of ") && text.contains("a  ")).await;
+    terminal.shows("a time-out", |text| text.contains(", figures of ") && text.contains("a  ")).await;
     node.signal("-CONT");
-    terminal.shows("news", |text| !text.contains("; figures of ")).await;
+    terminal.shows("news", |text| !text.contains(", figures of ")).await;
     node.kill();
-    terminal.shows("trouble again", |text| text.contains("; figures of ")).await;
+    terminal.shows("trouble again", |text| text.contains(", figures of ")).await;
     terminal.press("\u{3}");
     assert_eq!(terminal.ended().await.code(), Some(0));
 }

@@ -171,9 +171,9 @@ impl View {
         match (&self.trouble, self.told_at) {
             (Some(trouble), told) => {
                 let old = told.map(|told| text::age(now.saturating_sub(told)));
-                let old = old.map_or_else(String::new, |old| format!("; figures of {old} ago"));
+                let old = old.map_or_else(String::new, |old| format!(", figures of {old} ago"));
                 let since = text::clock(trouble.since);
-                lines.text(BAD, format!("since {since}: {}{old}", trouble.text));
+                lines.text(BAD, format!("since {since}{old}: {}", trouble.text));
             }
             (None, None) => lines.text(FAINT, format!("asking {} …", self.via)),
             (None, Some(_)) if !self.model.has_vitals => {

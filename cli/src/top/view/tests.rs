@@ -257,7 +257,7 @@ fn trouble_is_told_with_the_age_of_the_figures_until_it_is_over() {
     view.fail("http://127.0.0.1:8080/api/v1/cluster: time-out", NOW);
     view.told_at = Some(NOW - 5_000);
     let shown = lines(&mut view, 120, 24);
-    assert_eq!(shown[2], "since 09:41:45: http://127.0.0.1:8080/api/v1/cluster: time-out; figures of 5s ago");
+    assert_eq!(shown[2], "since 09:41:45, figures of 5s ago: http://127.0.0.1:8080/api/v1/cluster: time-out");
     assert!(first_words(&shown).contains(&"b"), "what was known is still shown");
     view.tell(&small(), NOW);
     assert_eq!(lines(&mut view, 120, 24)[2], "");
