@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::top::Column;
+
 /// A realtime push cluster for market data.
 ///
 /// Without a command it is `tickmesh dev`: everything in one process, with a demo feed.
@@ -31,6 +33,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ClusterCommand,
     },
+    /// Watches a running cluster
+    Top(TopArgs),
     /// Measures a running server, and checks what it delivers
     Bench {
         #[command(subcommand)]
@@ -111,7 +115,7 @@ pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) via: Via,
     /// The node whose configuration this is, reached where it listens, with a key from there: for what stops a container
-    #[arg(long = "self", conflicts_with_all = ["id", "via"])]
+    #[arg(long = "self", conflicts_with_all = ["id", "via", "ca"])]
     pub(crate) own: bool,
     /// With --self, its configuration file
     #[arg(long, value_name = "FILE", requires = "own")]
@@ -138,6 +142,34 @@ pub(crate) struct Via {
     /// API key or JWT of an operator
     #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// Authorities in PEM that a https:// URL is trusted by, in place of those of the web
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) via: Via,
+    /// Time from one look to the next, 100ms or longer
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Prints one block of plain lines and ends
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// What nodes and gateways are sorted by
+    #[arg(long, value_enum, default_value_t = Column::Kind)]
+    pub(crate) sort: Column,
+    /// The other way round
+    #[arg(long)]
+    pub(crate) reverse: bool,
+}
+
+/// More often is of no use: vitals come once a second.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(86_400);
+    if allowed.contains(&time) { Ok(time) } else { Err("allowed is 100ms to 1day".into()) }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 after a clean end, 64 for arguments or a configuration that cannot be used, 1 for a failure.
 
+mod api;
 mod args;
 mod config;
 mod dev;
@@ -13,6 +14,7 @@ mod operate;
 mod page;
 mod serve;
 mod token;
+mod top;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Cluster { what } => operate::cluster(&what),
+        Command::Top(args) => top::run(&args),
         Command::Bench { what } => bench(what),
         Command::Feed(args) => feed::run(&args),
         Command::Token(args) => token::run(&args),

@@ -3,15 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use awc::http::Method;
-use serde_json::Value;
 use tickmesh_cluster::config::{Anonymous, Config, JwtAlgorithm};
 use tickmesh_edge::tls::Connector;
 use tickmesh_protocol::identity::{Grants, Role};
 use tokio::time::{Instant, sleep};
 
-use crate::args::{ClusterCommand, DrainArgs, NodeCommand, Via};
+use crate::api::Api;
+use crate::args::{ClusterCommand, DrainArgs, NodeCommand};
 use crate::config::{self, Unusable};
 use crate::token;
 
@@ -22,19 +22,12 @@ const LOOK: Duration = Duration::from_millis(250);
 /// For how many seconds a token of one's own is valid; beyond that of `--wait`.
 const VALID: u64 = 60;
 
-/// Whom to ask, as whom.
-struct Api {
-    url: String,
-    token: Option<String>,
-    client: awc::Client,
-}
-
 /// Has a node drained, or take clients again.
 pub(crate) fn node(command: &NodeCommand) -> anyhow::Result<()> {
     actix_rt::System::new().block_on(async {
         match command {
             NodeCommand::Drain(args) => drain(args).await,
-            NodeCommand::Resume { id, via } => tell(&Api::via(via), id, "resume").await,
+            NodeCommand::Resume { id, via } => tell(&Api::via(via, PATIENCE)?, id, "resume").await,
         }
     })
 }
@@ -42,7 +35,7 @@ pub(crate) fn node(command: &NodeCommand) -> anyhow::Result<()> {
 /// Tells who is in the cluster, and how they do.
 pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
     let ClusterCommand::Status { via } = command;
-    let asking = async { Api::via(via).ask(Method::GET, "/api/v1/cluster").await };
+    let asking = async { Api::via(via, PATIENCE)?.ask(Method::GET, "/api/v1/cluster").await };
     let answer = actix_rt::System::new().block_on(asking)?;
     println!(
         "{:<24} {:<8} {:<22} {:>11} {:>6} {:>9} {:<8} state",
@@ -69,8 +62,8 @@ pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
 
 async fn drain(args: &DrainArgs) -> anyhow::Result<()> {
     let (api, id) = match &args.id {
-        Some(id) => (Api::via(&args.via), id.clone()),
-        None => Api::own(args)?,
+        Some(id) => (Api::via(&args.via, PATIENCE)?, id.clone()),
+        None => own(args)?,
     };
     tell(&api, &id, "drain").await?;
     let Some(patience) = args.wait else { return Ok(()) };
@@ -97,59 +90,33 @@ async fn tell(api: &Api, id: &str, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Api {
-    fn via(via: &Via) -> Self {
-        let client = awc::Client::builder().timeout(PATIENCE).finish();
-        Self { url: via.via.trim_end_matches('/').to_owned(), token: via.token.clone(), client }
+/// The node that has the same configuration as this process, and its name.
+fn own(args: &DrainArgs) -> anyhow::Result<(Api, String)> {
+    let config = config::load(&Config::node_defaults(), args.config.as_deref(), [])?;
+    let unusable = |text: &str| Unusable(format!("--self: {text}"));
+    if config.node.id.is_empty() {
+        bail!(unusable("node.id (TICKMESH_NODE__ID) is not set, so the node has a name that it made itself"));
     }
-
-    /// The node that has the same configuration as this process, and its name.
-    fn own(args: &DrainArgs) -> anyhow::Result<(Self, String)> {
-        let config = config::load(&Config::node_defaults(), args.config.as_deref(), [])?;
-        let unusable = |text: &str| Unusable(format!("--self: {text}"));
-        if config.node.id.is_empty() {
-            bail!(unusable(
-                "node.id (TICKMESH_NODE__ID) is not set, so the node has a name that it made itself"
-            ));
-        }
-        if config.node.listen.port() == 0 {
-            bail!(unusable("node.listen has port 0, so nobody knows where the node listens"));
-        }
-        let builder = awc::Client::builder().timeout(PATIENCE);
-        let (url, client) = if config.server.tls_certificate.is_none() {
-            (format!("http://{}", reachable(config.node.listen)), builder.finish())
-        } else {
-            // The certificate is for the name that others use.
-            let (Some(ca), false) = (&config.cluster.tls_ca, config.cluster.advertise.is_empty()) else {
-                bail!(unusable("with TLS it needs cluster.tls_ca and cluster.advertise"));
-            };
-            let tls = Connector::new(ca)?.config();
-            let connector = awc::Connector::new().rustls_0_23(tls);
-            (format!("https://{}", config.cluster.advertise), builder.connector(connector).finish())
+    if config.node.listen.port() == 0 {
+        bail!(unusable("node.listen has port 0, so nobody knows where the node listens"));
+    }
+    let builder = awc::Client::builder().timeout(PATIENCE);
+    let (url, client) = if config.server.tls_certificate.is_none() {
+        (format!("http://{}", reachable(config.node.listen)), builder.finish())
+    } else {
+        // The certificate is for the name that others use.
+        let (Some(ca), false) = (&config.cluster.tls_ca, config.cluster.advertise.is_empty()) else {
+            bail!(unusable("with TLS it needs cluster.tls_ca and cluster.advertise"));
         };
-        let token = match &args.via.token {
-            Some(token) => Some(token.clone()),
-            None => operator(&config, args.wait.unwrap_or_default())?,
-        };
-        Ok((Self { url, token, client }, config.node.id))
-    }
-
-    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Value> {
-        let url = format!("{}{path}", self.url);
-        let mut request = self.client.request(method, &url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        let sent = request.send().await;
-        let mut answer = sent.map_err(|error| anyhow::anyhow!("{url}: {error}"))?;
-        let body = answer.body().await.map_err(|error| anyhow::anyhow!("{url}: {error}"))?;
-        let json: Value = serde_json::from_slice(&body).with_context(|| format!("{url}: not JSON"))?;
-        if !answer.status().is_success() {
-            let text = json["error_message"].as_str().unwrap_or("refused");
-            bail!("{url}: {}: {text}", answer.status());
-        }
-        Ok(json)
-    }
+        let tls = Connector::new(ca)?.config();
+        let connector = awc::Connector::new().rustls_0_23(tls);
+        (format!("https://{}", config.cluster.advertise), builder.connector(connector).finish())
+    };
+    let token = match &args.via.token {
+        Some(token) => Some(token.clone()),
+        None => operator(&config, args.wait.unwrap_or_default())?,
+    };
+    Ok((Api::new(url, token, client)?, config.node.id))
 }
 
 /// Where a process on this machine finds one that listens there.

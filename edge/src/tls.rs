@@ -244,6 +244,19 @@ impl Connector {
         Ok(Self(Arc::new(config)))
     }
 
+    /// Trusts the authorities that browsers trust.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn web() -> Result<Self, rustls::Error> {
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self(Arc::new(config)))
+    }
+
     /// For clients that connect by themselves.
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {

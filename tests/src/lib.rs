@@ -3,7 +3,7 @@
 //! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), a collector
 //! of traces ([`Collector`]), what a kubelet does to a pod
 //! ([`Manifest`]), a Prometheus that watches them ([`PrometheusServer`]), a socket for bytes that no client would send
-//! ([`RawClient`]), and a wait for a condition ([`eventually`]).
+//! ([`RawClient`]), a terminal ([`Terminal`]), and a wait for a condition ([`eventually`]).
 //!
 //! The client is built on another WebSocket library than the server, so that a mistake in the frames shows.
 
@@ -18,6 +18,7 @@ mod raw;
 mod redis_server;
 mod sandbox;
 pub mod taos_stub;
+mod terminal;
 mod tls;
 mod webhook;
 
@@ -35,6 +36,7 @@ pub use prometheus_server::{PrometheusServer, hurried};
 pub use raw::RawClient;
 pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};
+pub use terminal::Terminal;
 pub use tls::Authority;
 pub use webhook::{Delivery, Webhook};
 
