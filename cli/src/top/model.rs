@@ -374,7 +374,7 @@ fn events(log: Option<&Value>) -> Vec<Event> {
             text: text(&message.data["text"]),
         })
         .collect();
-    events.sort_by(|a, b| b.seq.cmp(&a.seq));
+    events.sort_by_key(|event| std::cmp::Reverse(event.seq));
     events
 }
 

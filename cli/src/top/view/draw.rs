@@ -40,8 +40,7 @@ impl Heights {
             left -= taken;
             taken
         };
-        let mut got = Self::default();
-        got.processes = take(want.processes.min(5));
+        let mut got = Self { processes: take(want.processes.min(5)), ..Self::default() };
         // A title with nothing below it is of no use.
         let little =
             |want: usize, least: usize, take: &mut dyn FnMut(usize) -> usize| match take(want.min(least)) {

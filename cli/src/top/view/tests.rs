@@ -50,7 +50,7 @@ fn first_words(lines: &[String]) -> Vec<&str> {
 
 fn many(count: usize) -> Answers {
     let node = |n: usize| {
-        let change = json!({"cpu_percent": n, "draining": n % 7 == 0, "connections": n * 1_000});
+        let change = json!({"cpu_percent": n, "draining": n.is_multiple_of(7), "connections": n * 1_000});
         vitals("node", &format!("node-{n:02}"), change)
     };
     answers(&(1..=count).map(node).collect::<Vec<_>>())
