@@ -10,7 +10,6 @@ mod gateway;
 mod health;
 mod node;
 mod operate;
-mod page;
 mod serve;
 mod token;
 
