@@ -200,6 +200,29 @@ async fn the_page_comes_back_by_itself_when_the_gateway_does() {
 }
 
 #[tokio::test]
+async fn an_alarm_comes_is_acknowledged_and_is_over() {
+    let rule = r#"[{name = "connections_high", threshold = 5.0, clear = 4.0, for_ms = 0, clear_for_ms = 0}]"#;
+    let cluster = Cluster::start(&[("TICKMESH_ALARMS__RULE", rule)]).await;
+    let mut page = Browser::start();
+    page.open(&cluster.url("/dashboard")).await;
+    page.until_text("#no-alarms", "No alarm").await;
+    let clients = cluster.clients(8, "").await;
+    let alarm = "#alarm-list [data-alarm^=connections_high]";
+    page.until(&format!("document.querySelector('{alarm}')?.dataset.state === 'firing'")).await;
+    page.until_text("#tile-alarms", "1").await;
+    // Those who do not see it hear of it.
+    page.until("document.querySelector('[role=alert]#announcer').textContent.startsWith('Alarm: ')").await;
+    page.click(&format!("{alarm} button")).await;
+    page.until_text(&format!("{alarm}.acknowledged"), "acknowledged by").await;
+    let told = Sandbox::http(cluster.gateway.address(), "GET", "/api/v1/alarms", "", "").await.json();
+    assert!(told["alarms"][0]["acknowledged_at"].is_number(), "{told}");
+    drop(clients);
+    page.until(&format!("document.querySelector('{alarm}')?.dataset.state === 'resolved'")).await;
+    page.until_text("#tile-alarms", "0").await;
+    well(&page.misdeeds().await);
+}
+
+#[tokio::test]
 async fn only_operators_see_anything() {
     let cluster = Cluster::start(&[("TICKMESH_AUTH__ANONYMOUS", "none")]).await;
     // The page itself needs no token, but what it asks for does.

@@ -83,10 +83,13 @@ export class Details {
   readonly #body = byId("details-body");
   readonly #act = byId<HTMLButtonElement>("details-act");
   readonly #find: (id: string) => { process: Process; last: boolean } | null;
+  readonly #mayDisconnect: boolean;
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  constructor(find: (id: string) => { process: Process; last: boolean } | null) {
+  /** `mayDisconnect`: the server lets nobody end a session without a token, on a laptop neither. */
+  constructor(find: (id: string) => { process: Process; last: boolean } | null, mayDisconnect: boolean) {
     this.#find = find;
+    this.#mayDisconnect = mayDisconnect;
     byId("details-close").addEventListener("click", () => this.#dialog.close());
     this.#dialog.addEventListener("close", () => clearInterval(this.#timer));
   }
@@ -116,7 +119,7 @@ export class Details {
     const update = () => {
       text(byId("details-title"), `${t("session")} ${current.session_id}`);
       this.#write(sessionFacts(current), [...current.rooms]);
-      toggle(this.#act, true);
+      toggle(this.#act, this.#mayDisconnect);
       text(this.#act, t("disconnect"));
     };
     const ask = async () => {

@@ -1,6 +1,6 @@
 // The dashboard: signs in, follows the rooms `system_*` over /ws, and draws what it knows once a second.
 
-import { ApiError, api, socket, token } from "../shared/api";
+import { ApiError, type Me, api, socket, token } from "../shared/api";
 import { byId, text, toggle } from "../shared/dom";
 import { Connection, type Message } from "../shared/protocol";
 import { signIn, startSignOut } from "../shared/signin";
@@ -22,9 +22,11 @@ import { busiest } from "./traffic";
 
 const DRAW_MS = 1_000;
 const LEASES_MS = 5_000;
-const ROOMS = 20;
+const BUSIEST = 20;
 /** Messages of the past that are asked for, at most. */
 const HISTORY = 2_000;
+const [CLUSTER, EVENTS, ALERTS] = ["system_cluster", "system_events", "system_alerts"] as const;
+const ROOMS = [CLUSTER, EVENTS, ALERTS];
 
 class Dashboard {
   readonly #clock = new Clock();
@@ -42,8 +44,8 @@ class Dashboard {
   #processes = 2;
   #problems = new Map<string, string>();
 
-  constructor() {
-    this.#details = new Details((id) => this.#find(id));
+  constructor(who: Me) {
+    this.#details = new Details((id) => this.#find(id), who.role === "operator");
     const details = (id: string) => this.#details.process(id);
     this.#map = new ClusterMap(details);
     this.#members = new MemberTable(details);
@@ -53,7 +55,11 @@ class Dashboard {
       showState(this.#connection, translator);
       toggle(byId("stale"), state.phase !== "connected" && this.#connection.greetings > 0);
       document.body.classList.toggle("stale", state.phase !== "connected" && this.#connection.greetings > 0);
-      if (state.phase === "connected") void this.#lookAtLeases();
+      if (state.phase === "connected") {
+        // Rooms that were refused are asked for again.
+        for (const room of ROOMS) this.#problems.delete(room);
+        void this.#lookAtLeases();
+      }
       if (state.phase === "refused") void this.#askForToken();
     });
   }
@@ -61,20 +67,20 @@ class Dashboard {
   async start(): Promise<void> {
     await this.#lookAtLeases();
     const refused = (room: string) => (code: string, why: string) => this.#problems.set(room, t("refused_room", { room, why: `${code}: ${why}` }));
-    this.#connection.follow("system_cluster",
+    this.#connection.follow(CLUSTER,
       { delivery: "latest", max_rate: 1, history: Math.min(HISTORY, this.#processes * SPAN_S) },
-      { message: (message, replay) => this.#vitals(message, replay), refused: refused("system_cluster") });
-    this.#connection.follow("system_events", { history: 50 }, {
+      { message: (message, replay) => this.#vitals(message, replay), refused: refused(CLUSTER) });
+    this.#connection.follow(EVENTS, { history: 50 }, {
       message: (message, replay) => {
         this.#log.take(message);
         if (!replay) void this.#lookAtLeases();
       },
-      refused: refused("system_events"),
+      refused: refused(EVENTS),
     });
-    this.#connection.follow("system_alerts", {}, {
+    this.#connection.follow(ALERTS, {}, {
       message: (message) => this.#alarm(message.data as Alarm),
       anew: () => void this.#lookAtAlarms(),
-      refused: refused("system_alerts"),
+      refused: refused(ALERTS),
     });
     void this.#lookAtAlarms();
     this.#connection.start();
@@ -167,7 +173,7 @@ class Dashboard {
     this.#drawAlarms();
     this.#map.show(gateways, nodes);
     this.#members.show(gateways, nodes, now);
-    this.#roomTable.show(busiest(nodes.map((node) => node.vitals).filter((said) => said !== null), ROOMS));
+    this.#roomTable.show(busiest(nodes.map((node) => node.vitals).filter((said) => said !== null), BUSIEST));
     if (this.#connection.state.phase === "connected") {
       this.#series.trim(now);
       this.#charts.show(this.#series.rows(now));
@@ -196,7 +202,7 @@ class Dashboard {
   }
 }
 
-function refusal(who: { user_id: string; role: string; operator: boolean }): string | null {
+function refusal(who: Me): string | null {
   if (who.operator) return null;
   return token.get() ? t("needs_operator", { user: who.user_id, role: who.role }) : t("nobody");
 }
@@ -208,7 +214,7 @@ async function main(): Promise<void> {
   startSignOut();
   toggle(byId("main"), true);
   text(byId("who"), who.user_id);
-  await new Dashboard().start();
+  await new Dashboard(who).start();
   // Only where the market page is served, too.
   const market = await fetch(".", { method: "HEAD" }).catch(() => null);
   toggle(byId("market-link"), market?.ok ?? false);
