@@ -6,6 +6,7 @@
 //! Invariants: a [`Config`] in hand is valid; loading opens no port and no connection; what is wrong is reported all
 //! at once, each with its key, its value, where it comes from and what is allowed; a secret is never printed.
 
+mod alarms;
 mod batch;
 mod keys;
 mod kubernetes;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use tickmesh_protocol::identity::Role;
 use tickmesh_protocol::room::{Class, default_classes};
 
+pub use alarms::{AlarmsConfig, Webhook};
 pub use batch::{BatchConfig, FlushWindow};
 pub use kubernetes::KubernetesConfig;
 pub use live::{ChangeError, Live, needing_restart};
@@ -91,6 +93,8 @@ pub struct Config {
     pub otlp: OtlpConfig,
     /// Kubernetes.
     pub kubernetes: KubernetesConfig,
+    /// When the cluster raises an alarm on itself, and who is told.
+    pub alarms: AlarmsConfig,
     /// Where the values come from.
     #[serde(skip)]
     pub origins: Origins,
@@ -464,6 +468,7 @@ impl Config {
                 tls_ca: None,
             },
             kubernetes: KubernetesConfig::default(),
+            alarms: AlarmsConfig::default(),
         }
     }
 

@@ -102,7 +102,9 @@ impl Counts {
         self.set_here(room, count);
     }
 
-    fn here(&self, room: &RoomName) -> u64 {
+    /// Subscribers of a room here.
+    #[must_use]
+    pub fn here(&self, room: &RoomName) -> u64 {
         self.nodes.get(&self.me).and_then(|node| node.rooms.get(room)).copied().unwrap_or(0)
     }
 

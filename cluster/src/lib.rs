@@ -3,6 +3,7 @@
 //!
 //! * [`broker`]: the logs of rooms · [`members`]: who is there · [`bus`], [`letter`]: what they tell each other
 //! * [`presence`]: the register behind announced joins and leaves
+//! * [`pulse`]: what a process tells of itself in the cluster's own rooms
 //! * [`seat`]: one process's place, all ports together · [`redis`]: connections and keys · [`counts`]: who follows what
 //! * [`config`]: one typed configuration
 
@@ -13,5 +14,6 @@ pub mod counts;
 pub mod letter;
 pub mod members;
 pub mod presence;
+pub mod pulse;
 pub mod redis;
 pub mod seat;

@@ -14,16 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::BrokerError;
 
 pub use roster::{Change, LeaseState, Roster, diff};
-
-/// What a process does in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Holds sessions.
-    Node,
-    /// Holds clients' connections.
-    Gateway,
-}
+pub use tickmesh_protocol::vitals::Kind;
 
 /// A process and how it does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 
 pub mod memory;
 mod text;
+mod usage;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tickmesh_cluster::members::{Kind, LeaseState, Roster};
 use tickmesh_cluster::redis::Health;
 
 pub use text::answer;
+pub use usage::Usage;
 
 /// A number that one thread counts.
 #[derive(Debug, Default)]
@@ -170,6 +172,18 @@ impl Distribution {
         let at = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
         self.buckets[at].add(times);
         self.sum.add(value.saturating_mul(times));
+    }
+
+    /// What several counted in each bucket, the last being above all bounds.
+    #[must_use]
+    pub fn counts<'a>(scale: &Scale, all: impl Iterator<Item = &'a Self>) -> Vec<u64> {
+        let mut counts = vec![0u64; scale.bounds.len() + 1];
+        for one in all {
+            for (sum, count) in counts.iter_mut().zip(&one.buckets) {
+                *sum = sum.wrapping_add(count.get());
+            }
+        }
+        counts
     }
 
     /// Writes several as one series.
@@ -386,6 +400,12 @@ impl Requests {
             }
             answer
         }
+    }
+
+    /// Requests that failed here, and not because of what was asked.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.0[3].load(Ordering::Relaxed)
     }
 
     fn answered(&self, status: u16) {

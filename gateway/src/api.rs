@@ -26,8 +26,8 @@ pub(crate) const MAX_FORWARDED: usize = 100;
 /// Largest answer that is handed on.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// What nodes serve under `/api/v1`, as far as it names spans.
-const RESOURCES: [&str; 9] =
-    ["publish", "rooms", "users", "sessions", "nodes", "market", "watchlist", "alerts", "cluster"];
+const RESOURCES: [&str; 10] =
+    ["publish", "rooms", "users", "sessions", "nodes", "market", "watchlist", "alerts", "alarms", "cluster"];
 /// Of W3C Trace Context.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -65,7 +65,7 @@ async fn readyz(gateway: web::Data<Shared>) -> HttpResponse {
 }
 
 /// Why it is not ready for clients, if it is not.
-fn not_ready(gateway: &Shared) -> Option<&'static str> {
+pub(crate) fn not_ready(gateway: &Shared) -> Option<&'static str> {
     if gateway.connections.draining() {
         Some("draining")
     } else if gateway.roster.lease() != LeaseState::Held {

@@ -17,5 +17,6 @@ mod nodes;
 mod pool;
 pub mod server;
 mod socketio;
+mod vitals;
 
 pub use server::{Gateway, StartError};

@@ -85,7 +85,27 @@ pub(crate) struct Metrics {
     pub(crate) bad_links: Counter,
     /// How long sessions were without a node.
     pauses: Family<Labels, Histogram>,
+    /// The same one by one, since they were taken last.
+    recent: Mutex<Recent>,
 }
+
+/// A session that went to another node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pause {
+    pub(crate) cause: Cause,
+    /// For so many milliseconds it had none.
+    pub(crate) ms: f32,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    moves: u64,
+    takeovers: u64,
+    pauses: Vec<Pause>,
+}
+
+/// Pauses that are kept one by one; beyond that they are only counted.
+const RECENT: usize = 16_384;
 
 type Workers = Arc<Mutex<Vec<Arc<Traffic>>>>;
 
@@ -107,6 +127,7 @@ impl Metrics {
             link_failures: Default::default(),
             bad_links: Counter::default(),
             pauses,
+            recent: Mutex::default(),
         }
     }
 
@@ -129,6 +150,21 @@ impl Metrics {
     /// Counts a session that went to another node, and for how long it had none.
     pub(crate) fn paused(&self, cause: Cause, pause: Duration) {
         self.pauses.get_or_create(&cause.labels()).observe(pause.as_secs_f64());
+        let mut recent = self.recent.lock();
+        match cause {
+            Cause::Move => recent.moves += 1,
+            Cause::Takeover => recent.takeovers += 1,
+        }
+        if recent.pauses.len() < RECENT {
+            let ms = (pause.as_secs_f32() * 10_000.0).round() / 10.0;
+            recent.pauses.push(Pause { cause, ms });
+        }
+    }
+
+    /// Sessions that moved and that were taken over since this was asked last, and their pauses.
+    pub(crate) fn take_pauses(&self) -> (u64, u64, Vec<Pause>) {
+        let Recent { moves, takeovers, pauses } = std::mem::take(&mut *self.recent.lock());
+        (moves, takeovers, pauses)
     }
 
     pub(crate) fn registry(

@@ -231,6 +231,11 @@ impl Nodes {
         &self.dialer
     }
 
+    /// How many there are.
+    pub(crate) fn known(&self) -> u64 {
+        self.known.lock().len() as u64
+    }
+
     /// How many are in this state.
     pub(crate) fn count(&self, state: State) -> u64 {
         self.known.lock().values().filter(|node| node.is(state)).count() as u64

@@ -15,6 +15,7 @@ use tickmesh_cluster::bus::{Bus, Mail, To};
 use tickmesh_cluster::config::{Config, Live, Placement, PoolConfig};
 use tickmesh_cluster::letter::{Body, Letter};
 use tickmesh_cluster::members::{Kind, Members, Report, Roster};
+use tickmesh_cluster::pulse::{Means, Pulse, Who};
 use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
@@ -32,6 +33,7 @@ use crate::dial::Dialer;
 use crate::metrics::{Metrics, Traffic};
 use crate::nodes::{Nodes, Rules};
 use crate::pool::Pool;
+use crate::vitals::Meter;
 use crate::{api, edge, socketio};
 
 /// A gateway cannot be started.
@@ -161,6 +163,7 @@ pub struct Gateway {
     stop: watch::Sender<bool>,
     members: Arc<dyn Members>,
     bus: Arc<dyn Bus>,
+    pulse: Pulse,
     id: String,
     run: u64,
 }
@@ -182,7 +185,7 @@ impl Gateway {
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, config.gateway.reuse_port).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let Seat { members, bus, mail, health, .. } = seat;
+        let Seat { broker, members, bus, mail, health, .. } = seat;
         let connections =
             Connections::new(config.limits.max_connections, config.limits.max_connections_per_address);
         connections.set(&config.limits, &config.rate);
@@ -195,19 +198,21 @@ impl Gateway {
         let run = rand::random::<u64>() >> 11;
         let zone = config.cluster.zone.clone();
         let advertised = advertised(&config.cluster.advertise, address);
-        let report = reporter(id, run, advertised, zone.clone(), connections.clone());
+        let started_at = utc();
+        let report = reporter(id, run, advertised.clone(), zone.clone(), started_at, connections.clone());
         let lease = Duration::from_millis(config.cluster.lease_ms);
         let roster = Roster::start(members.clone(), lease, report);
         tokio::spawn(read_mail(id.to_owned(), bus.clone(), mail, roster.clone()));
         let keys = Keys::new(config);
-        let rules = Rules { zone, keyed: keys != Keys::None, pace: config.gateway.moves_per_second };
+        let rules =
+            Rules { zone: zone.clone(), keyed: keys != Keys::None, pace: config.gateway.moves_per_second };
         let dialer = Dialer { secret: config.cluster.secret.clone(), tls };
         let nodes = Nodes::start(roster.clone(), rules, dialer);
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
             id: id.to_owned(),
-            registry: metrics.registry(nodes.clone(), connections.clone(), health),
+            registry: metrics.registry(nodes.clone(), connections.clone(), health.clone()),
             nodes,
             roster,
             live,
@@ -230,11 +235,15 @@ impl Gateway {
             shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
         });
         let server = serve(config, options, listener, &shared, routes).map_err(listen)?;
+        let who = Who { id: id.to_owned(), kind: Kind::Gateway, run };
+        let means = Means { broker, roster: shared.roster.clone(), health, clock: utc };
+        let meter = Meter::new(shared.clone(), advertised, zone, started_at);
+        let pulse = Pulse::start(who, means, meter);
         let handle = server.handle();
         let running = tokio::spawn(server);
         tracing::info!(gateway = id, %address, "gateway is ready");
         let id = id.to_owned();
-        Ok(Self { shared, address, server: handle, running, stop, members, bus, id, run })
+        Ok(Self { shared, address, server: handle, running, stop, members, bus, pulse, id, run })
     }
 
     /// Waits until the gateway has joined its cluster and has a node, but no longer than `patience`.
@@ -280,6 +289,7 @@ impl Gateway {
         tokio::time::sleep_until(farewell).await;
         self.server.stop(false).await;
         let _ = self.running.await;
+        self.pulse.farewell().await;
         let _ = self.members.leave(&self.id, self.run).await;
         tracing::info!(gateway = self.id, "gateway has stopped");
     }
@@ -295,9 +305,9 @@ fn reporter(
     run: u64,
     address: String,
     zone: String,
+    started_at: u64,
     connections: Arc<Connections>,
 ) -> impl FnMut() -> Report + Send + 'static {
-    let started_at = utc();
     let id = id.to_owned();
     move || Report {
         id: id.clone(),

@@ -138,6 +138,22 @@ impl Calendar {
         Ok(calendar)
     }
 
+    /// Whether any exchange that is configured trades at this time, in UTC milliseconds; without any, always.
+    #[must_use]
+    pub fn is_open(&self, at: u64) -> bool {
+        let trades = |exchange: &Exchange| i64::try_from(at).is_ok_and(|at| exchange.0.trades(at));
+        self.named.is_empty() || self.named.values().any(trades)
+    }
+
+    /// Since when, at the most so many milliseconds ago and by whole minutes, that has been so without a break; `None` where
+    /// none trades.
+    #[must_use]
+    pub fn open_since(&self, at: u64, reach_ms: u64) -> Option<u64> {
+        let minute = MINUTE.unsigned_abs();
+        let back = (0..=reach_ms / minute).map(|n| at.saturating_sub(n * minute));
+        back.take_while(|at| self.is_open(*at)).last()
+    }
+
     /// The exchange with exactly this name, or else the default.
     #[must_use]
     pub fn exchange(&self, name: &str) -> &Exchange {

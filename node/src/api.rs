@@ -2,6 +2,7 @@
 //!
 //! Every error is JSON, `{"error_code","error_message"}`, with the status that belongs to the code.
 
+mod alarms;
 mod cluster;
 mod credentials;
 mod log;
@@ -77,6 +78,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route("/log", web::put().to(log::set_level))
                 .route("/tuning", web::get().to(tuning::show))
                 .route("/tuning", web::put().to(tuning::change))
+                .route("/alarms", web::get().to(alarms::list))
+                .route("/alarms/{id}/ack", web::post().to(alarms::acknowledge))
                 .route("/audit", web::get().to(credentials::audit))
                 .route("/stats", web::get().to(status::stats)),
         );

@@ -21,11 +21,11 @@ use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::RoomName;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::clock;
 use crate::hub::HubSender;
-use crate::metrics::Metrics;
+use crate::metrics::{Busy, Metrics};
 use crate::trace;
 
 /// Events taken at a time.
@@ -42,6 +42,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Every room is looked at once in so many ticks: quiet ones are checked, deserted ones are left. A deserted room is
 /// followed for up to twice this.
 const TICKS: usize = 20;
+/// How often it is told which rooms are busy.
+const TELL: Duration = Duration::from_secs(1);
 /// Logs that are read at the same time; the others wait.
 const READS: usize = 64;
 
@@ -147,6 +149,8 @@ pub(crate) fn start(
         reads: JoinSet::new(),
         places: Arc::new(Semaphore::new(READS)),
         round: Vec::new(),
+        busy: Vec::new(),
+        told: Instant::now(),
     };
     tokio::spawn(fanout.run(events, commands));
     FanoutHandle { control }
@@ -165,6 +169,9 @@ struct Fanout {
     places: Arc<Semaphore>,
     /// Rooms that are still to be looked at in this round.
     round: Vec<RoomName>,
+    /// Rooms in which something came since that was told, and when it was.
+    busy: Vec<RoomName>,
+    told: Instant,
 }
 
 #[derive(Debug)]
@@ -180,6 +187,8 @@ struct Room {
     state: State,
     /// Something came, or somebody left, since the room was looked at.
     active: bool,
+    /// Messages that came since that was told.
+    came: u64,
 }
 
 #[derive(Debug)]
@@ -242,7 +251,7 @@ impl Fanout {
                 if !self.rooms.contains_key(&room) {
                     self.ask(room.clone());
                     let state = State::Joining { waiting: Vec::new(), held: Held::default() };
-                    self.rooms.insert(room.clone(), Room { hubs: Vec::new(), state, active: true });
+                    self.rooms.insert(room.clone(), Room { hubs: Vec::new(), state, active: true, came: 0 });
                 }
                 let Some(entry) = self.rooms.get_mut(&room) else { return };
                 match entry.hubs.iter_mut().find(|(have, _)| *have == hub) {
@@ -282,6 +291,9 @@ impl Fanout {
     /// Leaves the rooms that nobody wants, and checks those in which nothing came for a while: a part of all, in turn.
     async fn look_round(&mut self) {
         self.metrics.fanout.rooms.set(self.rooms.len() as u64);
+        if self.told.elapsed() >= TELL {
+            self.tell_busy();
+        }
         if self.round.is_empty() {
             self.round = self.rooms.keys().cloned().collect();
         }
@@ -298,6 +310,21 @@ impl Fanout {
                 self.check(&name);
             }
         }
+    }
+
+    /// Tells what came in which rooms.
+    fn tell_busy(&mut self) {
+        let within = self.told.elapsed();
+        self.told = Instant::now();
+        let rooms = self
+            .busy
+            .drain(..)
+            .filter_map(|name| {
+                let came = std::mem::take(&mut self.rooms.get_mut(&name)?.came);
+                Some((name, came))
+            })
+            .collect();
+        *self.metrics.fanout.busy.lock() = Busy { within, rooms };
     }
 
     /// Reads what a room's log has after a position.
@@ -442,6 +469,10 @@ impl Fanout {
             }
         }
         if let Some(start) = start {
+            if room.came == 0 {
+                self.busy.push(name.clone());
+            }
+            room.came += run.len() as u64;
             let hubs = room.hubs.clone();
             self.send(&name, &hubs, start, run).await;
         }

@@ -10,10 +10,12 @@
 //! * `peers`: what nodes tell and ask each other · `attendance`: announces joins and leaves · `load`: reports
 //! * `market`: recorded rooms: ticks, bars, alerts · `stitch`: rows of the store joined to a log · `asks`: what is asked of
 //!   the stores · `reads`: the thread on which large answers are made · `audit`: sessions that came and went · `keys`: API keys and revocations
+//! * `alarms`: when the cluster raises an alarm on itself
 //! * `flush`: how long a worker thread waits for more before it delivers
-//! * `trace`: what shows in traces
+//! * `trace`: what shows in traces · `vitals`: what the node tells of itself once a second
 //! * [`api`]: the HTTP API · [`metrics`], [`clock`]
 
+mod alarms;
 pub mod api;
 mod asks;
 mod attendance;
@@ -39,6 +41,7 @@ mod socketio;
 mod stitch;
 mod trace;
 mod upgrade;
+mod vitals;
 mod worker;
 
 pub use server::{Node, StartError};

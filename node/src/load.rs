@@ -29,7 +29,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The longest time that something was kept waiting by what ran before it on the same thread.
 #[derive(Debug, Default)]
 pub struct QueueDelay {
-    micros: AtomicU64,
+    /// Since each of those asked last who ask: the report to the cluster, and the vitals.
+    micros: [AtomicU64; 2],
     peaks: Mutex<Peaks>,
 }
 
@@ -67,7 +68,9 @@ impl QueueDelay {
                 let due = tokio::time::Instant::now() + LOOK;
                 tokio::time::sleep_until(due).await;
                 let late = due.elapsed();
-                delay.micros.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+                for micros in &delay.micros {
+                    micros.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+                }
                 let mut peaks = delay.peaks.lock();
                 peaks.roll();
                 peaks.now = peaks.now.max(late);
@@ -82,9 +85,14 @@ impl QueueDelay {
         peaks.now.max(peaks.before)
     }
 
-    /// Milliseconds since this was asked last.
+    /// Milliseconds since this was asked last, for the report.
     fn take(&self) -> f64 {
-        self.micros.swap(0, Ordering::Relaxed) as f64 / 1_000.0
+        self.micros[0].swap(0, Ordering::Relaxed) as f64 / 1_000.0
+    }
+
+    /// The same for the vitals.
+    pub(crate) fn take_for_vitals(&self) -> f64 {
+        self.micros[1].swap(0, Ordering::Relaxed) as f64 / 1_000.0
     }
 }
 

@@ -4,12 +4,15 @@
 //! the configuration. All of them stand in `docs/metrics.md`, which a test holds against what is exported. What every
 //! message or write touches is counted per thread ([`traffic`]); a series whose labels are known is there from the start.
 
+mod alarms;
 mod market;
 mod stores;
+mod totals;
 pub mod traffic;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -28,11 +31,13 @@ use tickmesh_protocol::session::Session;
 use tickmesh_store::Stores;
 use tickmesh_telemetry::metrics::Traces;
 
+use crate::alarms::Gauges;
 use crate::guard::Gauge;
 use crate::load::QueueDelay;
 use traffic::{AllTraffic, Traffic};
 
 pub use market::MarketMetrics;
+pub(crate) use totals::Totals;
 
 /// How a session ends that nobody ended.
 const LOST: &str = "connection lost";
@@ -57,8 +62,9 @@ pub struct Metrics {
     pub requests: Arc<Requests>,
     /// Sessions ended, by close reason.
     ended: Family<Cause, Counter>,
-    /// Connections not taken, by cause.
+    /// Connections not taken, by cause, and all together.
     refused: Family<Cause, Counter>,
+    all_refused: Counter,
     /// Messages accepted from publishers, by class of rooms.
     published: Vec<Counter>,
     /// Messages refused to publishers, by cause.
@@ -90,6 +96,15 @@ pub struct FanoutMetrics {
     lag: Distribution,
     /// When the newest message was accepted, in UTC milliseconds, by class of rooms.
     newest: Vec<Count>,
+    /// Rooms in which something came within the last second, and how much.
+    pub(crate) busy: Mutex<Busy>,
+}
+
+/// What came in which rooms within some time.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    pub(crate) within: Duration,
+    pub(crate) rooms: Vec<(RoomName, u64)>,
 }
 
 /// The counters of all worker threads.
@@ -114,6 +129,8 @@ pub struct Sources {
     pub delay: Arc<QueueDelay>,
     /// How short memory is.
     pub memory: Arc<Gauge>,
+    /// Alarms on the cluster.
+    pub(crate) alarms: Arc<Gauges>,
 }
 
 fn named(causes: impl IntoIterator<Item = &'static str>) -> Family<Cause, Counter> {
@@ -134,6 +151,7 @@ impl Metrics {
             requests: Arc::default(),
             ended: named(CloseCode::ALL.map(CloseCode::reason).into_iter().chain([Session::MOVED, LOST])),
             refused: named(REFUSALS.into_iter().chain(Refusal::CAUSES)),
+            all_refused: Counter::default(),
             published: (0..count).map(|_| Counter::default()).collect(),
             publish_errors: Default::default(),
             fanout: FanoutMetrics {
@@ -142,6 +160,7 @@ impl Metrics {
                 batches: Distribution::new(&BATCH),
                 lag: Distribution::new(&LATENCY),
                 newest: (0..count).map(|_| Count::default()).collect(),
+                busy: Mutex::default(),
             },
             deliveries: Counter::default(),
             missed: Counter::default(),
@@ -204,6 +223,7 @@ impl Metrics {
     /// Counts a connection that was not taken.
     pub fn refused(&self, cause: &'static str) {
         self.refused.get_or_create(&Cause { cause }).inc();
+        self.all_refused.inc();
     }
 
     /// The place of a room's class.
@@ -252,7 +272,7 @@ impl Metrics {
     /// A registry with all of them, and the figures of the process.
     #[must_use]
     pub fn registry(self: &Arc<Self>, sources: Sources) -> Registry {
-        let Sources { connections, redis, stores, delay, memory } = sources;
+        let Sources { connections, redis, stores, delay, memory, alarms } = sources;
         metrics::registry("node", redis, self.requests.clone(), |r| {
             r.register_collector(Box::new(Traces));
             let text = "Sessions ended, by close reason or lost connection";
@@ -270,6 +290,7 @@ impl Metrics {
             r.register("bad_letters", text, self.bad_letters.clone());
             self.market.register(r);
             r.register_collector(Box::new(stores::StoresCollector(stores)));
+            r.register_collector(Box::new(alarms::AlarmsCollector(alarms)));
             r.register_collector(Box::new(AllTraffic(self.workers.clone())));
             r.register_collector(Box::new(Whole { metrics: self.clone(), connections, delay, memory }));
         })

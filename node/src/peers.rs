@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::parking::Parking;
 
 pub(crate) use questions::{Local, Question, Sessions, merged};
-pub(crate) use task::start;
+pub(crate) use task::{Told, start};
 
 /// Longest wait for the others' answers.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -85,6 +85,12 @@ impl Peers {
     /// Subscribers of a room over the cluster.
     pub(crate) fn subscribers(&self, room: &RoomName) -> u64 {
         self.counts.lock().subscribers(room)
+    }
+
+    /// Subscribers of each of these rooms at this node.
+    pub(crate) fn subscribers_here<'a>(&self, rooms: impl Iterator<Item = &'a RoomName>) -> Vec<u64> {
+        let counts = self.counts.lock();
+        rooms.map(|room| counts.here(room)).collect()
     }
 
     /// The nodes that have subscribers of a room, and how many.

@@ -12,7 +12,8 @@ use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
 use tickmesh_cluster::config::{Config, Live};
-use tickmesh_cluster::members::{Members, Roster};
+use tickmesh_cluster::members::{Kind, Members, Roster};
+use tickmesh_cluster::pulse::{self, Pulse, Who};
 use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
@@ -22,7 +23,7 @@ use tickmesh_edge::listen::{advertised, bind};
 use tickmesh_edge::rate::Keyed;
 use tickmesh_edge::service::{self, Options, service};
 use tickmesh_edge::tls::TlsError;
-use tickmesh_market::calendar::CalendarError;
+use tickmesh_market::calendar::{Calendar, CalendarError};
 use tickmesh_protocol::close::CloseCode;
 use tickmesh_protocol::memory::Level;
 use tickmesh_protocol::room::Classes;
@@ -32,6 +33,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::alarms::{self, Receivers};
 use crate::attendance::{self, Attendance};
 use crate::flush::FlushSettings;
 use crate::guard::Gauge;
@@ -39,9 +41,10 @@ use crate::hub::{Hub, HubSeat, Request as HubRequest};
 use crate::load::{Load, QueueDelay};
 use crate::market::{self, Means, Settings};
 use crate::metrics::{Metrics, Sources};
-use crate::peers::{self, Peers};
+use crate::peers::{self, Peers, Told};
 use crate::policies::{Policies, tune};
 use crate::reads::Reads;
+use crate::vitals::Meter;
 use crate::worker::{Shared, Worker};
 use crate::{api, audit, clock, fanout, guard, hub, keys, socketio, upgrade};
 
@@ -66,6 +69,9 @@ pub enum StartError {
     /// The exchanges that are configured cannot be used.
     #[error(transparent)]
     Calendar(#[from] CalendarError),
+    /// The certificates of webhooks' receivers cannot be used.
+    #[error("alarms.webhook_tls_ca: {0}")]
+    Webhooks(String),
     /// The system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -91,6 +97,7 @@ pub struct Node {
     /// Where `server.metrics_listen` is set.
     metrics_server: Option<ServerHandle>,
     members: Arc<dyn Members>,
+    pulse: Pulse,
     run: u64,
     running: JoinHandle<std::io::Result<()>>,
     shutdown_timeout: Duration,
@@ -112,6 +119,10 @@ impl Node {
         let auth = Auth::new(&config.auth)?;
         let settings = Settings::new(config)?;
         let options = Options::new(&config.server)?;
+        let webhooks = Receivers::new(&config.alarms).map_err(StartError::Webhooks)?;
+        // Without exchanges, markets are open around the clock.
+        let exchanges = &config.market.exchange;
+        let calendar = if exchanges.is_empty() { None } else { Some(Calendar::new(exchanges)?) };
         let at = config.node.listen;
         let listen = |error| StartError::Listen { address: at, error };
         let listener = bind(at, false).map_err(listen)?;
@@ -147,7 +158,7 @@ impl Node {
         let advertised = advertised(&config.cluster.advertise, address);
         let delay = Arc::new(QueueDelay::default());
         let mut load = Load {
-            base: Load::base(id, run, advertised, config.cluster.zone.clone(), started_at),
+            base: Load::base(id, run, advertised.clone(), config.cluster.zone.clone(), started_at),
             connections: connections.clone(),
             metrics: metrics.clone(),
             delay: delay.clone(),
@@ -158,14 +169,15 @@ impl Node {
         let peers = Peers::new(id, run, bus, roster);
         let (market, inbox) = market::handle();
         let credentials = Arc::<Notify>::default();
+        let (alarms, asked) = alarms::handle(broker.clone());
+        let gauges = Arc::<alarms::Gauges>::default();
         peers::start(
             peers.clone(),
             mail,
             senders.clone(),
             connections.clone(),
             metrics.clone(),
-            market.clone(),
-            credentials.clone(),
+            Told { market: market.clone(), credentials: credentials.clone(), alarms: alarms.clone() },
         );
         let auditor = audit::start(
             stores.users.clone(),
@@ -184,6 +196,7 @@ impl Node {
                 stores: stores.clone(),
                 delay: delay.clone(),
                 memory: memory.clone(),
+                alarms: gauges.clone(),
             }),
             peers: peers.clone(),
             max_watchlist: config.users.max_watchlist,
@@ -192,6 +205,7 @@ impl Node {
             reads: Reads::start().map_err(StartError::Thread)?,
             market,
             auditor,
+            alarms,
             required,
             attendance: attendance.clone(),
             redis: health,
@@ -225,6 +239,25 @@ impl Node {
             let means = Means { broker, stores, fanout: fanout.clone(), peers, metrics };
             market::start(settings, means, inbox, tapped).map_err(StartError::Thread)?;
         }
+        let looks = alarms::Means {
+            broker: shared.broker.clone(),
+            peers: shared.peers.clone(),
+            redis: shared.redis.clone(),
+            live: live.clone(),
+            calendar,
+            gauges,
+            webhooks,
+        };
+        alarms::start(looks, asked);
+        let who = Who { id: id.to_owned(), kind: Kind::Node, run };
+        let pulse = pulse::Means {
+            broker: shared.broker.clone(),
+            roster: shared.peers.roster().clone(),
+            health: shared.redis.clone(),
+            clock: || clock::now().utc,
+        };
+        let meter = Meter::new(shared.clone(), delay.clone(), advertised, config.cluster.zone.clone());
+        let pulse = Pulse::start(who, pulse, meter);
         keys::start(shared.clone(), credentials);
         guard::start(shared.clone(), live, logs);
         let metrics_server = match config.server.metrics_listen {
@@ -244,6 +277,7 @@ impl Node {
             server: handle,
             metrics_server,
             members,
+            pulse,
             run,
             running,
             shutdown_timeout,
@@ -302,6 +336,7 @@ impl Node {
             server.stop(false).await;
         }
         let _ = self.running.await;
+        self.pulse.farewell().await;
         if self.members.leave(&self.shared.policy.node_id, self.run).await.is_ok() {
             self.shared.peers.left_cluster().await;
         }

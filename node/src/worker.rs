@@ -17,6 +17,7 @@ use tickmesh_protocol::session::{Policy, Presence};
 use tickmesh_store::Stores;
 use tickmesh_store::guard::Health as StoreHealth;
 
+use crate::alarms::Alarms;
 use crate::attendance::Attendance;
 use crate::audit::Auditor;
 use crate::flush::FlushSettings;
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) reads: Reads,
     pub(crate) market: MarketHandle,
     pub(crate) auditor: Auditor,
+    /// Alarms on the cluster.
+    pub(crate) alarms: Alarms,
     /// Stores without which the node is not ready, by what they are for.
     pub(crate) required: Vec<(&'static str, Arc<StoreHealth>)>,
     /// Socket.IO clients on long-polling.

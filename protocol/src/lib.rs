@@ -4,6 +4,7 @@
 //! what is to be done comes back as values. The same input always gives the same output, so everything here is
 //! tested with invented clocks and seeded randomness.
 
+pub mod alarm;
 pub mod batch;
 pub mod close;
 pub mod conflate;
@@ -27,3 +28,4 @@ pub mod session;
 pub mod shape;
 pub mod socketio;
 pub mod trace;
+pub mod vitals;

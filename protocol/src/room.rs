@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, Failure};
 use crate::identity::{Identity, Role};
+use crate::vitals;
 
 /// Longest room name in bytes.
 pub const MAX_NAME_LEN: usize = 128;
@@ -84,7 +85,7 @@ pub enum Access {
     Owner,
     /// Publishers and operators.
     Publishers,
-    /// Operators.
+    /// Operators, and everyone where `auth.anonymous = "full"`.
     Operators,
     /// No client at all: the cluster itself.
     Nobody,
@@ -163,12 +164,29 @@ pub fn default_classes() -> Vec<Class> {
         publish,
         ..Class::default()
     };
+    let kept = |prefix| Class {
+        presence: false,
+        history_size: 5_000,
+        history_ttl_s: 7 * 24 * 3_600,
+        idempotency_window_s: 3_600,
+        critical_events: vec!["*".to_owned()],
+        ..class(prefix, Access::Operators, Access::Nobody)
+    };
     vec![
         Class { record: true, ..class("market_", Access::Everyone, Access::Publishers) },
         class("stream_", Access::Everyone, Access::Publishers),
         class("user_", Access::Owner, Access::Publishers),
         class("portfolio_", Access::Owner, Access::Publishers),
         Class { critical_events: vec!["*".to_owned()], ..class("system_", Access::Users, Access::Nobody) },
+        // What the cluster tells of its processes names users' rooms and hosts: it is for those who operate it.
+        Class {
+            presence: false,
+            history_size: 5_000,
+            ..class(vitals::CLUSTER_ROOM, Access::Operators, Access::Nobody)
+        },
+        kept(vitals::EVENTS_ROOM),
+        kept(vitals::ALERTS_ROOM),
+        kept(vitals::DELIVERIES_ROOM),
         class("kline_", Access::Everyone, Access::Nobody),
         Class::default(),
     ]
@@ -253,7 +271,8 @@ fn allowed(class: &Class, access: Access, who: &Identity, room: &RoomName, grant
         Access::Publishers => {
             matches!(who.role, Role::Publisher | Role::Operator) || who.anonymous_may_publish
         }
-        Access::Operators => who.role == Role::Operator,
+        // On a laptop everybody operates.
+        Access::Operators => who.role == Role::Operator || who.anonymous_may_publish,
     };
     by_class || grants.iter().any(|pattern| pattern.matches(room))
 }
@@ -328,6 +347,24 @@ mod tests {
         assert!(classes.may_publish(&user, &room("market_1")));
         assert!(!classes.may_publish(&user, &room("system_x")));
         assert!(classes.may_subscribe(&user, &room("user_bob")));
+    }
+
+    #[test]
+    fn what_the_cluster_tells_of_itself_is_for_operators() {
+        let classes = Classes::default();
+        let operator = Identity { role: Role::Operator, ..Identity::user("root") };
+        let publisher = Identity { role: Role::Publisher, ..Identity::user("feed") };
+        let laptop = Identity { anonymous_may_publish: true, ..Identity::anonymous() };
+        for name in vitals::ROOMS.map(room) {
+            assert!(classes.may_subscribe(&operator, &name) && classes.may_subscribe(&laptop, &name));
+            assert!(!classes.may_subscribe(&publisher, &name), "{name}");
+            assert!(!classes.may_subscribe(&Identity::anonymous(), &name), "{name}");
+            assert!(![&operator, &publisher, &laptop].into_iter().any(|who| classes.may_publish(who, &name)));
+        }
+        assert!(
+            classes.may_subscribe(&Identity::user("alice"), &room("system_status")),
+            "others stay as they are"
+        );
     }
 
     #[test]

@@ -20,7 +20,6 @@ use opentelemetry_sdk::trace::{
     SpanProcessor,
 };
 use tickmesh_cluster::config::OtlpConfig;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::InitError;
 use crate::trace::Ids;
@@ -177,37 +176,8 @@ struct Client(ureq::Agent);
 
 impl Client {
     fn new(timeout: Duration, ca: Option<&Path>) -> Result<Self, InitError> {
-        let roots = match ca {
-            None => RootCerts::WebPki,
-            Some(path) => {
-                let bad = |problem: String| InitError::Otlp {
-                    key: "otlp.tls_ca",
-                    problem: format!("{}: {problem}", path.display()),
-                };
-                let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
-                let items: Result<Vec<_>, _> = parse_pem(&pem).collect();
-                let items = items.map_err(|error| bad(error.to_string()))?;
-                let certificates: Vec<_> = items
-                    .into_iter()
-                    .filter_map(|item| match item {
-                        PemItem::Certificate(certificate) => Some(certificate),
-                        _ => None,
-                    })
-                    .collect();
-                if certificates.is_empty() {
-                    return Err(bad("no certificate in PEM".into()));
-                }
-                RootCerts::new_with_certs(&certificates)
-            }
-        };
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(timeout))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .user_agent(concat!("tickmesh/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .build();
-        Ok(Self(config.new_agent()))
+        let agent = crate::http::agent(timeout, ca);
+        agent.map(Self).map_err(|problem| InitError::Otlp { key: "otlp.tls_ca", problem })
     }
 }
 

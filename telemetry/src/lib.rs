@@ -2,7 +2,7 @@
 //!
 //! * [`log`]: on standard error, as text or JSON; the level can be changed at any time
 //! * [`trace`]: spans of the few requests that are sampled, handed on with what they cause
-//! * `export`: to a collector, by OTLP over HTTP, from a thread of its own · [`metrics`]: what became of them
+//! * `export`: to a collector, by OTLP over HTTP, from a thread of its own · [`metrics`]: what became of them · [`http`]: its client
 //!
 //! Invariants: a request that is not sampled makes no span; nobody waits for the collector but who stops the process, and
 //! that within a bound; no line and no span has a token or what clients publish.
@@ -11,6 +11,7 @@
 //! nothing is traced, and the log is whose the process is.
 
 mod export;
+pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod trace;

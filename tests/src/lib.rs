@@ -20,6 +20,7 @@ mod redis_server;
 mod sandbox;
 pub mod taos_stub;
 mod tls;
+mod webhook;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,7 @@ pub use raw::RawClient;
 pub use redis_server::{RedisCluster, RedisServer, Sentinel, free_address};
 pub use sandbox::{Answer, Sandbox};
 pub use tls::Authority;
+pub use webhook::{Delivery, Webhook};
 
 /// Secret of the tokens that real nodes take.
 pub const SECRET: &str = "a secret that only tests know";

@@ -430,4 +430,44 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Text,
         "The directory with token, ca.crt and namespace of that service account.",
     ),
+    key(
+        "alarms.enabled",
+        Kind::Bool,
+        "Whether the cluster looks at itself by the rules below: see docs/live.md. One node does, for all.",
+    ),
+    key(
+        "alarms.webhook_timeout_ms",
+        Kind::Int(100, 60_000),
+        "Milliseconds after which a receiver has failed to take an alarm.",
+    ),
+    key(
+        "alarms.webhook_retry_ms",
+        Kind::Int(10, 600_000),
+        "Milliseconds until an alarm that was not taken is sent again; doubled each time, up to five minutes, less up to a half at\n\
+         random.",
+    ),
+    key(
+        "alarms.webhook_give_up_s",
+        Kind::Int(1, 604_800),
+        "Seconds after which an alarm that was not taken is given up, and after which another node does not send it again.",
+    ),
+    key("alarms.webhook_queue", Kind::Int(1, 100_000), "Alarms that may wait for one receiver; what is beyond is dropped and counted."),
+    key(
+        "alarms.webhook_tls_ca",
+        Kind::Path,
+        "Certificates in PEM of those who sign the receivers'; empty for the public ones.",
+    ),
+    key(
+        "alarms.webhooks",
+        Kind::Webhooks,
+        "Who is told of alarms: { url = \"https://host/path\", secret = \"...\" }, at most 16. An alarm is posted as JSON when it begins,\n\
+         changes its severity and is over, signed with the secret, which has at least 16 bytes. The same for all nodes.",
+    ),
+    key(
+        "alarms.rule",
+        Kind::Rules,
+        "The rules. What is not named here stays as the defaults have it, rule by rule and key by key. enabled; severity: warning or\n\
+         critical; threshold: beyond it for for_ms it fires; clear: at it, or on its other side, for clear_for_ms it is over.\n\
+         Thresholds: clients of the cluster, milliseconds, errors per second, points, percent, seconds; 0 for what is so or not.",
+    ),
 ];

@@ -13,9 +13,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::alarms::LiveAlarms;
 use super::keys::KEYS;
-use super::load::together;
+use super::load::{over_list, together};
 use super::origin::{Origin, Origins};
+use super::schema::Kind;
 use super::tuning::{MemoryConfig, RateConfig, TuningConfig};
 use super::{BatchConfig, Config, HeartbeatConfig, LimitsConfig, profiles, schema};
 
@@ -52,10 +54,12 @@ const LIVE: &[&str] = &[
     "heartbeat.ping_interval_ms",
     "heartbeat.min_ping_interval_ms",
     "heartbeat.timeout_ms",
+    "alarms.enabled",
+    "alarms.rule",
 ];
 
 /// Sections that are shown where what is tuned is shown.
-const SHOWN: &[&str] = &["tuning", "limits", "batch", "rate", "memory", "heartbeat", "pool"];
+const SHOWN: &[&str] = &["tuning", "limits", "batch", "rate", "memory", "heartbeat", "pool", "alarms"];
 
 /// A change that is not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,16 +89,18 @@ struct Sections {
     rate: RateConfig,
     memory: MemoryConfig,
     heartbeat: HeartbeatConfig,
+    alarms: LiveAlarms,
 }
 
 impl Sections {
     fn of(config: &Config) -> Self {
-        let Config { tuning, limits, batch, rate, memory, heartbeat, .. } = config.clone();
-        Self { tuning, limits, batch, rate, memory, heartbeat }
+        let Config { tuning, limits, batch, rate, memory, heartbeat, alarms, .. } = config.clone();
+        Self { tuning, limits, batch, rate, memory, heartbeat, alarms: LiveAlarms::of(&alarms) }
     }
 
     fn put(self, config: &mut Config) {
-        let Self { tuning, limits, batch, rate, memory, heartbeat } = self;
+        let Self { tuning, limits, batch, rate, memory, heartbeat, alarms } = self;
+        alarms.put(&mut config.alarms);
         (config.tuning, config.limits, config.rate) = (tuning, limits, rate);
         (config.batch, config.memory, config.heartbeat) = (batch, memory, heartbeat);
     }
@@ -175,6 +181,11 @@ impl Live {
             }
             let bad = |problem: String| ChangeError::Bad { key: path.clone(), problem };
             let value: Value = Value::try_from(value).map_err(|error| bad(error.to_string()))?;
+            // Of a rule that is not named, and of a key of a rule that is not, nothing is said.
+            let value = match key.kind {
+                Kind::Rules if value.is_array() => over_list(at(&table, key.path), &value, "name"),
+                _ => value,
+            };
             key.kind.check(&value).map_err(|allowed| bad(format!("expected {allowed}")))?;
             if key.path == profile {
                 self.apply_profile(value.as_str().unwrap_or_default(), &mut table, &mut next.origins);

@@ -185,7 +185,8 @@ impl Layers {
                 && let Some(Value::Table(keys)) = table.get_mut(section)
             {
                 let value = match schema::find(path).map(|key| key.kind) {
-                    Some(Kind::Classes) => over_classes(keys.get(name), &given.value),
+                    Some(Kind::Classes) => over_list(keys.get(name), &given.value, "prefix"),
+                    Some(Kind::Rules) => over_list(keys.get(name), &given.value, "name"),
                     _ => given.value.clone(),
                 };
                 keys.insert(name.to_owned(), value);
@@ -258,16 +259,16 @@ pub(super) fn together(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     errors
 }
 
-/// The classes that are given over those of the defaults, prefix by prefix and key by key: naming one class, or one key
-/// of a class, must not open the private rooms of the others.
-fn over_classes(defaults: Option<&Value>, given: &Value) -> Value {
-    let mut classes = defaults.and_then(Value::as_array).cloned().unwrap_or_default();
-    let prefix = |class: &Value| class.get("prefix").and_then(Value::as_str).unwrap_or_default().to_owned();
-    for class in given.as_array().into_iter().flatten() {
-        match classes.iter_mut().find(|known| prefix(known) == prefix(class)) {
-            Some(Value::Table(known)) => known.extend(class.as_table().cloned().unwrap_or_default()),
-            _ => classes.push(class.clone()),
+/// The classes or rules that are given over those of the defaults, one by one as their `id` says, and key by key: naming one
+/// class, or one key of a class, must not open the private rooms of the others.
+pub(super) fn over_list(defaults: Option<&Value>, given: &Value, id: &str) -> Value {
+    let mut all = defaults.and_then(Value::as_array).cloned().unwrap_or_default();
+    let name = |one: &Value| one.get(id).and_then(Value::as_str).unwrap_or_default().to_owned();
+    for one in given.as_array().into_iter().flatten() {
+        match all.iter_mut().find(|known| name(known) == name(one)) {
+            Some(Value::Table(known)) => known.extend(one.as_table().cloned().unwrap_or_default()),
+            _ => all.push(one.clone()),
         }
     }
-    Value::Array(classes)
+    Value::Array(all)
 }

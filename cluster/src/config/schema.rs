@@ -7,6 +7,7 @@ use tickmesh_market::calendar::{Calendar, ExchangeConfig};
 use tickmesh_protocol::room::{Class, RoomName};
 use toml::{Table, Value};
 
+use super::alarms::{check_rules, check_webhooks};
 use super::keys::KEYS;
 use super::{ApiKey, Config};
 use crate::redis::{Address, BadAddress};
@@ -65,6 +66,10 @@ pub(super) enum Kind {
     Exchanges,
     /// API keys.
     ApiKeys,
+    /// Receivers of alarms.
+    Webhooks,
+    /// Rules of alarms.
+    Rules,
 }
 
 pub(super) const fn key(path: &'static str, kind: Kind, doc: &'static str) -> Key {
@@ -93,7 +98,7 @@ pub(super) fn sections() -> String {
 impl Kind {
     /// The value as it may be shown.
     pub(super) fn shown(self, value: &Value) -> String {
-        if matches!(self, Self::Secret | Self::SecretUrl(_) | Self::ApiKeys) {
+        if matches!(self, Self::Secret | Self::SecretUrl(_) | Self::ApiKeys | Self::Webhooks) {
             return "***".into();
         }
         // A URL may carry a password, and end up where it is only refused.
@@ -116,7 +121,13 @@ impl Kind {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::Array(parts.map(|part| Value::String(part.into())).collect())
             }
-            Self::Origins | Self::Networks | Self::Classes | Self::Exchanges | Self::ApiKeys => {
+            Self::Origins
+            | Self::Networks
+            | Self::Classes
+            | Self::Exchanges
+            | Self::ApiKeys
+            | Self::Webhooks
+            | Self::Rules => {
                 let table = format!("value = {text}").parse::<Table>();
                 table.ok().and_then(|mut table| table.remove("value")).unwrap_or(Value::String(text.into()))
             }
@@ -172,6 +183,8 @@ impl Kind {
             Self::Classes => return check_classes(value),
             Self::Exchanges => return check_exchanges(value),
             Self::ApiKeys => return check_api_keys(value),
+            Self::Webhooks => return check_webhooks(value),
+            Self::Rules => return check_rules(value),
         };
         if good { Ok(()) } else { Err(self.allowed()) }
     }
@@ -201,7 +214,9 @@ impl Kind {
                 "a list of origins such as \"https://example.com\", without a path, or \"*\"".into()
             }
             Self::Networks => "a list of networks such as \"10.0.0.0/8\"".into(),
-            Self::Classes | Self::Exchanges | Self::ApiKeys => "a list of tables".into(),
+            Self::Classes | Self::Exchanges | Self::ApiKeys | Self::Webhooks | Self::Rules => {
+                "a list of tables".into()
+            }
         }
     }
 }
@@ -281,6 +296,7 @@ pub(super) fn same_secret(a: &Config, b: &Config, path: &str) -> bool {
     match path {
         "auth.jwt_secret" => a.auth.jwt_secret == b.auth.jwt_secret,
         "auth.api_keys" => keys(a) == keys(b),
+        "alarms.webhooks" => a.alarms.webhooks == b.alarms.webhooks,
         "cluster.secret" => a.cluster.secret == b.cluster.secret,
         "postgres.url" => a.postgres.url == b.postgres.url,
         "tdengine.dsn" => a.tdengine.dsn == b.tdengine.dsn,
@@ -297,7 +313,7 @@ pub(super) fn render(config: &Config, documented: bool) -> String {
     for key in KEYS {
         let Some((of, name)) = key.path.split_once('.') else { continue };
         let Some(value) = values.get(of).and_then(|table| table.get(name)) else { continue };
-        if key.kind == Kind::Classes {
+        if matches!(key.kind, Kind::Classes | Kind::Rules) {
             if documented {
                 out.push('\n');
                 comment(&mut out, key.doc);
@@ -305,7 +321,7 @@ pub(super) fn render(config: &Config, documented: bool) -> String {
                 let _ = write!(out, "\n# {}", config.origins.of(key.path));
             }
             for class in value.as_array().into_iter().flatten().filter_map(Value::as_table) {
-                let _ = write!(out, "\n[[rooms.class]]\n{class}");
+                let _ = write!(out, "\n[[{}]]\n{class}", key.path);
             }
             section = of;
             continue;

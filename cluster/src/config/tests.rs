@@ -231,3 +231,105 @@ fn the_flush_window_is_a_word_or_a_number() {
     let env = [("TICKMESH_BATCH__WINDOW_MS", "0")];
     assert_eq!(window("", &env), Ok(FlushWindow::Fixed(Duration::ZERO)));
 }
+
+#[test]
+fn rules_are_given_one_by_one_and_key_by_key() {
+    let rule = |config: &Config, name: &str| {
+        let found = config.alarms.rule.iter().find(|rule| rule.name.name() == name);
+        found.cloned().unwrap_or_else(|| panic!("{name}"))
+    };
+    let file = "[alarms]\nwebhook_retry_ms = 50\n[[alarms.rule]]\nname = \"connections_high\"\nthreshold = 7\nclear = 5";
+    let config = load(file, &[]).unwrap();
+    let (changed, default) =
+        (rule(&config, "connections_high"), rule(&Config::node_defaults(), "connections_high"));
+    assert_eq!((changed.threshold, changed.clear, changed.for_ms), (7.0, 5.0, default.for_ms));
+    assert_eq!(
+        config.alarms.rule.len(),
+        Config::node_defaults().alarms.rule.len(),
+        "the others are as they were"
+    );
+    let env = "[{ name = \"node_lost\", enabled = false, severity = \"critical\" }]";
+    let config = load("", &[("TICKMESH_ALARMS__RULE", env)]).unwrap();
+    assert!(!rule(&config, "node_lost").enabled && rule(&config, "gateway_lost").enabled);
+    let shown = load(&config.effective_toml(), &[]).unwrap();
+    assert_eq!(shown.alarms.rule, config.alarms.rule, "what is shown can be read");
+}
+
+#[test]
+fn rules_and_webhooks_that_cannot_be_meant_are_refused() {
+    let rule = |text: &str| format!("[[alarms.rule]]\n{text}");
+    for (text, problem) in [
+        ("threshold = 1", "a name in each rule"),
+        ("name = \"load_high\"", "names of rules to be of connections_high,"),
+        ("name = \"node_lost\"\n[[alarms.rule]]\nname = \"node_lost\"", "\"node_lost\" is there twice"),
+        ("name = \"node_lost\"\nthreshhold = 1", "unknown field `threshhold`"),
+        ("name = \"latency_high\"\nthreshold = \"fast\"", "a list of rules: invalid type"),
+        (
+            "name = \"latency_high\"\nthreshold = 100",
+            "clear of rule \"latency_high\" to be at most its threshold 100",
+        ),
+        (
+            "name = \"latency_high\"\nthreshold = nan",
+            "threshold of rule \"latency_high\" to be a number from 0",
+        ),
+        ("name = \"latency_high\"\nfor_ms = -1", "a list of rules: invalid value"),
+        (
+            "name = \"latency_high\"\nfor_ms = 99999999999",
+            "for_ms of rule \"latency_high\" to be an integer from 0",
+        ),
+        ("name = \"latency_high\"\nseverity = \"fatal\"", "unknown variant `fatal`"),
+        ("name = \"redis_away\"\nthreshold = 1", "its figure is 1 or 0"),
+    ] {
+        let errors = load(&rule(text), &[]).unwrap_err();
+        assert!(errors.starts_with("alarms.rule = ") && errors.contains(problem), "{text}\n gave {errors}");
+    }
+    let secret = "sixteen bytes, at least";
+    let hook = |url: &str, secret: &str| {
+        format!("[alarms]\nwebhooks = [{{ url = \"{url}\", secret = \"{secret}\" }}]")
+    };
+    for url in
+        ["https://h/hunter2", "http://127.0.0.1:9/hunter2?x=1", "https://[::1]:443", "http://h.example"]
+    {
+        let config = load(&hook(url, secret), &[]).unwrap();
+        assert_eq!(config.alarms.webhooks.len(), 1);
+        let shown = config.effective_toml() + &format!("{config:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains(secret) && shown.contains("***"), "{shown}");
+    }
+    let long = format!("https://h/{}", "x".repeat(3_000));
+    for bad in [
+        "hunter2",
+        "ftp://hunter2",
+        "https://",
+        "https:///hunter2",
+        "https://user:hunter2@h/",
+        "https://h:0/hunter2",
+        "https://h:99999/hunter2",
+        "https://h h/hunter2",
+        "https://h/hunter2#x",
+        "https://[::g]/hunter2",
+        "https://h\\r\\nX-Evil: hunter2",
+        &long,
+    ] {
+        let errors = load(&hook(bad, secret), &[]).unwrap_err();
+        assert!(
+            errors.starts_with("alarms.webhooks = *** (from FILE): expected a list of at most 16"),
+            "{bad}: {errors}"
+        );
+        assert!(!errors.contains("hunter2") && !errors.contains(secret), "{errors}");
+    }
+    for file in [
+        hook("https://h/hunter2", "short"),
+        format!(
+            "[alarms]\nwebhooks = [{}]",
+            vec![format!("{{ url = \"https://h/hunter2\", secret = \"{secret}\" }}"); 2].join(", ")
+        ),
+        "[alarms]\nwebhooks = [{ url = \"https://h/hunter2\" }]".into(),
+        "[alarms]\nwebhooks = \"https://h/hunter2\"".into(),
+    ] {
+        let errors = load(&file, &[]).unwrap_err();
+        assert!(
+            errors.starts_with("alarms.webhooks = *** (from FILE)") && !errors.contains("hunter2"),
+            "{errors}"
+        );
+    }
+}

@@ -29,6 +29,9 @@ pub enum Change {
     Draining(Report),
     /// Its load changed.
     Load(Report),
+    /// It left some time ago without having said that it would, and did not come back. No difference between snapshots says
+    /// so, but the time that has passed since.
+    Lost(Report),
 }
 
 /// The changes that lead from one snapshot to the other, both sorted by id.
@@ -272,7 +275,7 @@ impl<F: FnMut() -> Report> Keeper<F> {
                 Change::Draining(report) => {
                     tracing::info!(member = report.id, draining = report.draining, "drain changed");
                 }
-                Change::Load(_) => {}
+                Change::Load(_) | Change::Lost(_) => {}
             }
             let _ = self.changes.send(change);
         }
@@ -283,6 +286,7 @@ impl<F: FnMut() -> Report> Keeper<F> {
             if lost {
                 tracing::warn!(member = report.id, "lost: it had not said that it would go");
                 self.lost.of(report.kind).fetch_add(1, Ordering::Relaxed);
+                let _ = self.changes.send(Change::Lost(report.clone()));
             }
             !back && !lost
         });

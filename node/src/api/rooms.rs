@@ -9,15 +9,17 @@ use tickmesh_protocol::error::{ErrorCode, Failure};
 use tickmesh_protocol::message::Replay;
 use tickmesh_protocol::room::RoomName;
 use tickmesh_protocol::session::{history_data, history_replay};
+use tickmesh_protocol::vitals;
 
 use super::{ApiError, Caller, WorkerData, denied};
 use crate::clock;
 
-/// All rooms that have a log or a subscriber.
+/// All rooms that have a log, but those in which the cluster tells of itself: they are there always, and nobody's.
 pub(super) async fn list(worker: WorkerData, caller: Caller) -> Result<HttpResponse, ApiError> {
     caller.may_look()?;
     let counts = worker.peers.followed();
     let mut rooms = worker.broker.rooms().await.map_err(Failure::from)?;
+    rooms.retain(|(room, _)| !vitals::ROOMS.contains(&room.as_str()));
     rooms.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     let rooms: Vec<_> = rooms
         .into_iter()

@@ -30,27 +30,27 @@ pub struct Traffic {
     pub states: [Count; State::ALL.len()],
     /// Rooms followed by sessions.
     pub subscriptions: Count,
-    received_messages: Count,
+    pub(super) received_messages: Count,
     /// Bytes read.
     pub received_bytes: Count,
     sent_messages: Count,
     /// Bytes written.
     pub sent_bytes: Count,
-    conflated: Count,
-    errors: [Count; ErrorCode::ALL.len()],
+    pub(super) conflated: Count,
+    pub(super) errors: [Count; ErrorCode::ALL.len()],
     /// By protocol, then whether complete.
     recoveries: [[Count; 2]; 2],
-    resyncs: Count,
+    pub(super) resyncs: Count,
     /// Connections that are open and were measured, and the sum of their scores.
     pub rated: Count,
     /// See `rated`.
     pub quality: Count,
-    ratings: Distribution,
+    pub(super) ratings: Distribution,
     write_messages: Distribution,
-    publish_to_write: Distribution,
+    pub(super) publish_to_write: Distribution,
     queue_delay: Distribution,
     /// The flush window, in microseconds.
-    flush_window: Count,
+    pub(super) flush_window: Count,
     flush_changes: [Count; Reason::ALL.len()],
     /// What the window is decided by, in thousandths.
     load: Count,

@@ -27,6 +27,13 @@ pub(crate) enum Question {
     Presence(RoomName),
     /// The session that was parked under this name, which then is there no more: `Parked` or null.
     Unpark(String),
+    /// A user has seen the alarm of this id: [`Acknowledged`](crate::alarms::Acknowledged).
+    Acknowledge {
+        /// Id of the alarm.
+        alarm: String,
+        /// Who has seen it.
+        user: String,
+    },
 }
 
 /// Sessions of a node.
@@ -51,7 +58,7 @@ impl Local<'_> {
             Question::Disconnect(id) => to_raw_value(&self.disconnect(&id).await),
             Question::Presence(room) => to_raw_value(&self.presence(&room).await),
             // Nothing that sessions know.
-            Question::Unpark(_) => return None,
+            Question::Unpark(_) | Question::Acknowledge { .. } => return None,
         };
         answer.ok()
     }

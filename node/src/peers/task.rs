@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Local, Peers, Question};
+use crate::alarms::Alarms;
 use crate::clock;
 use crate::hub::{HubSender, Request};
 use crate::market::MarketHandle;
@@ -31,6 +32,14 @@ const WHOLE_INTERVAL: Duration = Duration::from_millis(500);
 /// Questions that are being answered at the same time; more go unanswered.
 const ANSWERS: usize = 64;
 
+/// Who is told of what others say.
+pub(crate) struct Told {
+    pub(crate) market: MarketHandle,
+    /// Woken when API keys or revoked tokens are others.
+    pub(crate) credentials: Arc<Notify>,
+    pub(crate) alarms: Alarms,
+}
+
 /// Starts the task; it ends when the mail does.
 pub(crate) fn start(
     peers: Arc<Peers>,
@@ -38,12 +47,13 @@ pub(crate) fn start(
     hubs: Vec<HubSender>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
-    market: MarketHandle,
-    credentials: Arc<Notify>,
+    told: Told,
 ) {
+    let Told { market, credentials, alarms } = told;
     let task = Task {
         market,
         credentials,
+        alarms,
         peers,
         connections,
         hubs,
@@ -59,6 +69,7 @@ struct Task {
     market: MarketHandle,
     /// Woken when API keys or revoked tokens are others.
     credentials: Arc<Notify>,
+    alarms: Alarms,
     peers: Arc<Peers>,
     connections: Arc<Connections>,
     hubs: Vec<HubSender>,
@@ -202,10 +213,13 @@ impl Task {
 
     fn answer(&self, to: String, id: u64, question: Question) {
         let Ok(place) = self.answering.clone().try_acquire_owned() else { return };
-        let (peers, hubs) = (self.peers.clone(), self.hubs.clone());
+        let (peers, hubs, alarms) = (self.peers.clone(), self.hubs.clone(), self.alarms.clone());
         tokio::spawn(async move {
-            let answer = match &question {
-                Question::Unpark(name) => to_raw_value(&peers.parking.take(name)).ok(),
+            let answer = match question {
+                Question::Unpark(name) => to_raw_value(&peers.parking.take(&name)).ok(),
+                Question::Acknowledge { alarm, user } => {
+                    to_raw_value(&alarms.acknowledge(alarm, user).await).ok()
+                }
                 _ => Local(&hubs).answer(question).await,
             };
             if let Some(answer) = answer {

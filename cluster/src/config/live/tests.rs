@@ -91,3 +91,32 @@ fn reading_the_configuration_again_ends_what_operators_changed() {
     assert_eq!(kept, ["node.workers", "auth.jwt_secret", "limits.max_message_bytes"]);
     assert_ne!(now.limits.max_message_bytes, 2_048);
 }
+
+#[test]
+fn rules_of_alarms_change_one_by_one() {
+    let live =
+        Live::new(load("[[alarms.rule]]\nname = \"connections_high\"\nthreshold = 50\nclear = 40", &[]));
+    let rule = |name: &str| {
+        let now = live.now();
+        now.alarms.rule.iter().find(|rule| rule.name.name() == name).cloned().unwrap()
+    };
+    change(&live, json!({ "alarms.rule": [{ "name": "connections_high", "threshold": 45 }] })).unwrap();
+    assert_eq!((rule("connections_high").threshold, rule("connections_high").clear), (45.0, 40.0));
+    change(&live, json!({ "alarms.rule": [{ "name": "node_lost", "enabled": false }] })).unwrap();
+    assert!(!rule("node_lost").enabled && rule("connections_high").threshold == 45.0);
+    for (bad, problem) in [
+        (json!([{ "name": "connections_high", "threshold": 30 }]), "clear of rule"),
+        (json!([{ "threshold": 30 }]), "a name in each rule"),
+        (json!([{ "name": "none" }]), "names of rules"),
+        (json!("none"), "a list of tables"),
+    ] {
+        let error = change(&live, json!({ "alarms.rule": bad })).unwrap_err().to_string();
+        assert!(error.starts_with("alarms.rule: expected ") && error.contains(problem), "{error}");
+    }
+    assert_eq!(rule("connections_high").threshold, 45.0);
+    let shown = live.shown();
+    assert_eq!(
+        (&shown["alarms.rule"]["live"], &shown["alarms.webhooks"]["live"]),
+        (&json!(true), &json!(false))
+    );
+}

@@ -1,0 +1,221 @@
+//! The thread that posts alarms to one receiver.
+//!
+//! Invariants: what waits is bounded; what is told of one alarm is posted in order, and a receiver that refuses one alarm gets the
+//! others all the same; the thread ends soon after its handle.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use tickmesh_cluster::config::Webhook;
+use tokio::sync::mpsc;
+
+use super::{Gauges, Outcome};
+use crate::{background, clock};
+
+/// Longest pause before an alarm that was not taken is sent again.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// What every receiver is told in the same way.
+#[derive(Debug, Clone)]
+pub(super) struct Manner {
+    pub(super) agent: ureq::Agent,
+    /// First pause after a failure; doubled each time.
+    pub(super) retry: Duration,
+}
+
+/// A change of an alarm, for one receiver.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) delivery: String,
+    pub(super) alarm: String,
+    pub(super) body: String,
+    /// After which it is given up.
+    pub(super) patience: Duration,
+}
+
+/// The way to the thread, which ends when this is gone.
+#[derive(Debug)]
+pub(super) struct Courier(SyncSender<Job>);
+
+impl Courier {
+    /// Starts it.
+    pub(super) fn start(
+        hook: Webhook,
+        manner: Manner,
+        queue: usize,
+        made: mpsc::Sender<(String, String)>,
+        gauges: Arc<Gauges>,
+    ) -> io::Result<Self> {
+        let (sender, jobs) = sync_channel(queue);
+        let thread = Thread { hook, manner, made, gauges, waiting: VecDeque::new(), most: queue };
+        background::spawn("webhook", move || thread.run(&jobs))?;
+        Ok(Self(sender))
+    }
+
+    /// Whether there is room for it.
+    pub(super) fn offer(&self, job: Job) -> bool {
+        self.0.try_send(job).is_ok()
+    }
+}
+
+/// A job that waits for its turn.
+#[derive(Debug)]
+struct Waiting {
+    job: Job,
+    due: Instant,
+    pause: Duration,
+    until: Instant,
+}
+
+struct Thread {
+    hook: Webhook,
+    manner: Manner,
+    made: mpsc::Sender<(String, String)>,
+    gauges: Arc<Gauges>,
+    waiting: VecDeque<Waiting>,
+    most: usize,
+}
+
+impl Thread {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            let now = Instant::now();
+            let due = next(&self.waiting).map(|at| self.waiting[at].due);
+            // What waits here and in the channel are at most twice as many as may wait.
+            let full = self.waiting.len() >= self.most;
+            let pause = due.map_or(Duration::from_secs(3_600), |due| due.saturating_duration_since(now));
+            match if full { Err(RecvTimeoutError::Timeout) } else { jobs.recv_timeout(pause) } {
+                Ok(job) => self.take(job),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if full && !pause.is_zero() => {
+                    std::thread::sleep(pause.min(Duration::from_millis(250)));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(at) = next(&self.waiting).filter(|at| self.waiting[*at].due <= Instant::now()) {
+                self.attempt(at);
+            }
+        }
+        self.gauges.waiting.fetch_sub(self.waiting.len() as u64, Ordering::Relaxed);
+    }
+
+    fn take(&mut self, job: Job) {
+        let now = Instant::now();
+        self.gauges.waiting.fetch_add(1, Ordering::Relaxed);
+        let until = now + job.patience;
+        self.waiting.push_back(Waiting { job, due: now, pause: self.manner.retry, until });
+    }
+
+    fn attempt(&mut self, at: usize) {
+        let result = self.post(&self.waiting[at].job);
+        let one = &mut self.waiting[at];
+        match result {
+            Ok(()) => {
+                self.gauges.count(Outcome::Delivered);
+                let Some(Waiting { job, .. }) = self.waiting.remove(at) else { return };
+                self.gauges.waiting.fetch_sub(1, Ordering::Relaxed);
+                // Where nobody listens any more, another node sends it again under the same id.
+                let _ = self.made.try_send((job.delivery, job.alarm));
+            }
+            Err(problem) if Instant::now() + one.pause < one.until => {
+                self.gauges.count(Outcome::Retried);
+                tracing::debug!(
+                    alarm = one.job.alarm,
+                    problem,
+                    "a webhook did not take an alarm, will try again"
+                );
+                one.due = Instant::now() + one.pause.mul_f64(rand::random_range(0.5..=1.0));
+                one.pause = (one.pause * 2).min(LONGEST_RETRY);
+            }
+            Err(problem) => {
+                self.gauges.count(Outcome::GivenUp);
+                tracing::warn!(
+                    alarm = one.job.alarm,
+                    problem,
+                    "a webhook did not take an alarm: it is given up"
+                );
+                self.waiting.remove(at);
+                self.gauges.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Posts it once; what is wrong is told without the receiver's address.
+    fn post(&self, job: &Job) -> Result<(), String> {
+        let timestamp = clock::now().utc;
+        let request = self
+            .manner
+            .agent
+            .post(self.hook.url.expose())
+            .header("Content-Type", "application/json")
+            .header("X-Tickmesh-Delivery", &job.delivery)
+            .header("X-Tickmesh-Timestamp", timestamp.to_string())
+            .header("X-Tickmesh-Signature", signature(self.hook.secret.expose(), timestamp, &job.body));
+        match request.send(&job.body) {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(format!("status {}", answer.status().as_u16())),
+            // Its text may quote the URL.
+            Err(ureq::Error::Timeout(_)) => Err("no answer in time".into()),
+            Err(ureq::Error::Io(error)) => Err(error.kind().to_string()),
+            Err(ureq::Error::HostNotFound) => Err("host not found".into()),
+            Err(ureq::Error::Rustls(_) | ureq::Error::Tls(_)) => Err("TLS failed".into()),
+            Err(_) => Err("the request failed".into()),
+        }
+    }
+}
+
+/// The one that is due first, of those that wait for no earlier one of the same alarm.
+fn next(waiting: &VecDeque<Waiting>) -> Option<usize> {
+    let mut seen = BTreeSet::new();
+    let heads = waiting.iter().enumerate().filter(|(_, one)| seen.insert(one.job.alarm.as_str()));
+    heads.min_by_key(|(_, one)| one.due).map(|(at, _)| at)
+}
+
+/// HMAC-SHA256 (RFC 2104) over the timestamp in decimal, a full stop, and the body.
+fn signature(secret: &str, timestamp: u64, body: &str) -> String {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
+    mac.update(timestamp.to_string().as_bytes());
+    mac.update(b".");
+    mac.update(body.as_bytes());
+    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256={hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_what_others_compute() {
+        // echo -n '1700000000000.{"a":1}' | openssl dgst -sha256 -hmac 'a secret of sixteen bytes'
+        let expected = "sha256=2c4aadbaabea9c362828d76c5a8fa757102277c7d9d34782c5ac5250b02326b6";
+        assert_eq!(signature("a secret of sixteen bytes", 1_700_000_000_000, "{\"a\":1}"), expected);
+    }
+
+    #[test]
+    fn one_alarm_does_not_hold_up_others_and_keeps_its_order() {
+        let now = Instant::now();
+        let waiting = |alarm: &str, delivery: &str, due: u64| Waiting {
+            job: Job {
+                delivery: delivery.into(),
+                alarm: alarm.into(),
+                body: String::new(),
+                patience: Duration::ZERO,
+            },
+            due: now + Duration::from_secs(due),
+            pause: Duration::ZERO,
+            until: now,
+        };
+        assert_eq!(next(&VecDeque::new()), None);
+        let all = VecDeque::from([waiting("a", "1", 60), waiting("a", "2", 0), waiting("b", "3", 5)]);
+        assert_eq!(next(&all).map(|at| all[at].job.delivery.as_str()), Some("3"));
+        let all = VecDeque::from([waiting("a", "1", 60), waiting("a", "2", 0)]);
+        assert_eq!(next(&all), Some(0), "not before what came first");
+    }
+}
