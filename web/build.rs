@@ -62,7 +62,8 @@ fn build(out: &Path, pages: &Path, patience: Duration) -> Result<(), String> {
     let end = Instant::now() + patience;
     if !same {
         // Without scripts: nothing of them is needed, and what runs is what is in the lock file.
-        let install = ["ci", "--omit=dev", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1", "--silent"];
+        let install =
+            ["ci", "--omit=dev", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1", "--silent"];
         fs::copy(lock, workshop.join("package-lock.json")).map_err(written)?;
         if let Err(why) = run("npm", &install, &workshop, end) {
             let _ = fs::remove_file(workshop.join(lock));
@@ -126,7 +127,8 @@ fn run(
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
                 let said = fs::read_to_string(&log).unwrap_or_default();
-                let said: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(6).collect();
+                let said: Vec<_> =
+                    said.lines().map(str::trim).filter(|line| !line.is_empty()).take(6).collect();
                 return Err(format!("{program} failed ({status}): {}", said.join("; ")));
             }
             Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),

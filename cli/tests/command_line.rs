@@ -96,9 +96,7 @@ impl Drop for Server {
 fn dev_serves_the_pages_and_moving_quotes() {
     let server = Server::start(&["dev", "--listen", "127.0.0.1:0"], &[]);
     assert_eq!(server.get("/readyz").0, 200);
-    for (path, assets) in
-        [("/", ["app.js", "app.css"]), ("/dashboard", ["dashboard.js", "dashboard.css"])]
-    {
+    for (path, assets) in [("/", ["app.js", "app.css"]), ("/dashboard", ["dashboard.js", "dashboard.css"])] {
         let (status, page) = server.get(path);
         assert_eq!(status, 200, "{page}");
         for asset in assets {

@@ -1,8 +1,11 @@
 //! The pages, used in a browser against real gateways and nodes: what the dashboard shows is what the processes count, its buttons do
 //! what they say, it survives the node behind it, and nothing on it needs another host or keeps anybody out.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use tickmesh_tests::{Browser, Client, NodeProcess, RedisServer, Sandbox, eventually, token};
+use tickmesh_tests::{Browser, Client, DEADLINE, NodeProcess, RedisServer, Sandbox, eventually, token};
+use tokio::time::{Instant, sleep};
 
 struct Cluster {
     server: RedisServer,
@@ -83,19 +86,25 @@ async fn what_is_shown_is_what_the_processes_count() {
     page.open(&cluster.url("/dashboard")).await;
     page.until("document.querySelector('#state').className === 'connected'").await;
     // The page is a client itself.
-    let (mut sessions, mut shown) = (0.0, 0.0);
-    for node in &cluster.nodes {
-        let counted = metric(node, "tickmesh_sessions_open").await;
-        let cell = format!("{} td:nth-child(4)", row(node.id()));
-        page.until(&format!("Number(document.querySelector('{cell}')?.textContent) === {counted}")).await;
-        sessions += counted;
-        shown += page.evaluate(&format!("Number(document.querySelector('{cell}').textContent)")).await.as_f64().unwrap_or(-1.0);
-    }
-    assert_eq!((sessions, shown), (10.0, 10.0));
     page.until("document.querySelector('#tile-connections').textContent === '10'").await;
-    let clients = metric(&cluster.gateway, "tickmesh_gateway_clients_open").await;
-    let cell = format!("{} td:nth-child(4)", row("g1"));
-    page.until(&format!("Number(document.querySelector('{cell}').textContent) === {clients}")).await;
+    let mut counted = vec![("g1".to_owned(), &cluster.gateway, "tickmesh_gateway_clients_open")];
+    counted.extend(cluster.nodes.iter().map(|node| (node.id().to_owned(), node, "tickmesh_sessions_open")));
+    let end = Instant::now() + DEADLINE;
+    loop {
+        // Sessions may move between nodes meanwhile.
+        let mut pairs = Vec::new();
+        for (id, process, name) in &counted {
+            let cell = format!("Number(document.querySelector('{} td:nth-child(4)')?.textContent)", row(id));
+            let shown = page.evaluate(&cell).await.as_f64();
+            pairs.push((shown, Some(metric(process, name).await)));
+        }
+        let nodes: f64 = pairs[1..].iter().filter_map(|(_, counted)| *counted).sum();
+        if nodes == 10.0 && pairs.iter().all(|(shown, counted)| shown == counted) {
+            break;
+        }
+        assert!(Instant::now() < end, "shown and counted: {pairs:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
 
     // Traffic: its room with those who follow it, its messages, and how long they took.
     for seq in 0..400 {
@@ -135,13 +144,16 @@ async fn a_node_is_drained_and_resumed_after_a_question() {
     page.click(&button).await;
     page.click("#confirm-yes").await;
     condition(&mut page, "n1", "draining").await;
-    eventually("its sessions are gone", || async { metric(&cluster.nodes[0], "tickmesh_sessions_open").await == 0.0 }).await;
+    eventually("its sessions are gone", || async {
+        metric(&cluster.nodes[0], "tickmesh_sessions_open").await == 0.0
+    })
+    .await;
     page.until(&format!("document.querySelector('{} td:nth-child(4)').textContent === '0'", row("n1"))).await;
     page.until_text("#event-list li[data-event=node_draining]", "n1").await;
     page.until_text("#event-list li[data-event=moved]", "g1").await;
 
     // With the keyboard alone, from the box on the map.
-    page.command(json!({"command": "focus", "selector": box_of("n1")})).await;
+    page.command(json!({"command": "focus", "selector": format!("{} .button", box_of("n1"))})).await;
     page.press("Enter").await;
     page.until("document.querySelector('#details').open").await;
     page.until_text("#details-act", "Resume").await;
@@ -166,7 +178,12 @@ async fn the_page_survives_the_node_behind_it() {
     let dying = cluster.nodes.iter_mut().find(|node| behind == node.id()).expect("it is one of them");
     let id = dying.id().to_owned();
     dying.kill();
-    page.until(&format!("document.querySelector('{}') === null && document.querySelector('{}') === null", box_of(&id), row(&id))).await;
+    page.until(&format!(
+        "document.querySelector('{}') === null && document.querySelector('{}') === null",
+        box_of(&id),
+        row(&id)
+    ))
+    .await;
     page.until_text("#event-list li[data-event=node_lost]", &id).await;
     // One that comes is there.
     let _new = NodeProcess::start("n3", &cluster.server.url(), &[]);
@@ -230,7 +247,10 @@ async fn only_operators_see_anything() {
     assert_eq!((page_at("/dashboard").await.status, page_at("/api/v1/cluster").await.status), (200, 401));
     let mut page = Browser::start();
     page.open(&cluster.url("/dashboard")).await;
-    page.until("document.querySelector('#signin').checkVisibility() && document.activeElement.id === 'token'").await;
+    page.until(
+        "document.querySelector('#signin').checkVisibility() && document.activeElement.id === 'token'",
+    )
+    .await;
     page.fill("#token", "nonsense").await;
     page.press("Enter").await;
     page.until_text("#signin-problem", "not accepted").await;
@@ -314,7 +334,11 @@ async fn nobody_is_kept_out() {
             page.until(&format!("document.querySelector('{ready}') !== null && document.querySelector('#state').className === 'connected'")).await;
             assert_eq!(page.barriers().await, json!([]), "{path}, dark {dark}, {width} pixels wide");
             // What is wider scrolls within its own frame.
-            assert_eq!(page.evaluate("document.documentElement.scrollWidth <= innerWidth").await, true, "{path} at {width}");
+            assert_eq!(
+                page.evaluate("document.documentElement.scrollWidth <= innerWidth").await,
+                true,
+                "{path} at {width}"
+            );
             well(&page.misdeeds().await);
         }
     }
@@ -351,16 +375,28 @@ async fn pages_are_kept_by_browsers_until_they_change_and_may_be_left_out() {
         let answer = get(path, String::new()).await;
         let head = answer.head.to_lowercase();
         assert_eq!(answer.status, 200, "{path}: {head}");
-        for wanted in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "cache-control: no-cache", "nosniff"] {
+        for wanted in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "frame-ancestors 'none'",
+            "cache-control: no-cache",
+            "nosniff",
+        ] {
             assert!(head.contains(wanted), "{path}: {head}");
         }
         assert!(!head.contains("unsafe-"), "{path}: {head}");
         let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("it has a tag").to_owned();
         let again = get(path, format!("If-None-Match: {tag}\r\n")).await;
         assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
-        for (mark, other) in [("http://", "http://www.w3.org/"), ("https://", "https://github.com/leeoniya/uPlot")] {
+        for (mark, other) in
+            [("http://", "http://www.w3.org/"), ("https://", "https://github.com/leeoniya/uPlot")]
+        {
             // Names of standards and of the licence's home, which nobody asks for.
-            let named = answer.body.match_indices(mark).filter(|(at, _)| !answer.body[*at..].starts_with(other)).count();
+            let named = answer
+                .body
+                .match_indices(mark)
+                .filter(|(at, _)| !answer.body[*at..].starts_with(other))
+                .count();
             assert_eq!(named, 0, "{path} names another host");
         }
     }

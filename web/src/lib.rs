@@ -45,7 +45,8 @@ pub fn dashboard(routes: &mut web::ServiceConfig) {
     file(routes, "/dashboard.js", SCRIPT, page!("dashboard.js"));
     file(routes, "/dashboard.css", STYLE, page!("dashboard.css"));
     // Its files are named beside it, so that it works under any path of a proxy.
-    let slash = || async { HttpResponse::PermanentRedirect().insert_header((LOCATION, "../dashboard")).finish() };
+    let slash =
+        || async { HttpResponse::PermanentRedirect().insert_header((LOCATION, "../dashboard")).finish() };
     routes.route("/dashboard/", web::get().to(slash));
 }
 
@@ -54,7 +55,9 @@ fn file(routes: &mut web::ServiceConfig, path: &str, kind: &'static str, body: &
     let tag = tag(body);
     let answer = move |request: HttpRequest| {
         let same = request.headers().get(IF_NONE_MATCH).is_some_and(|known| {
-            known.to_str().is_ok_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag))
+            known
+                .to_str()
+                .is_ok_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag))
         });
         let status = match (same, built()) {
             (true, _) => StatusCode::NOT_MODIFIED,

@@ -131,7 +131,7 @@ class Chart {
         y: { range: (_plot, _low, high) => [0, spec.stacked ?? Math.max(spec.least, (high ?? 0) * 1.1)] },
       },
       axes: [
-        { ...axis, space: 70, values: (_plot, splits) => splits.map((at) => format().clock(at * 1_000).slice(0, 5)) },
+        { ...axis, size: 26, space: 70, values: (_plot, splits) => splits.map((at) => format().clock(at * 1_000).slice(0, 5)) },
         { ...axis, size: 52, space: 30, values: (_plot, splits) => splits.map((value) => format().short(value)) },
       ],
       series: [{}, ...spec.lines.map((line): uPlot.Series => ({

@@ -32,7 +32,7 @@ function facts(process: Process): Fact[] {
       [t("move_pause"), `${f.ms(said.pause_ms?.p50)} · ${f.ms(said.pause_ms?.p99)}`]];
   }
   const stores = Object.entries(said.stores ?? {}).map(([name, { up, connections, max }]): Fact =>
-    [t("store", { name }), up ? t("store_up", { n: connections, max }) : t("store_down")]);
+    [t("store", { name }), up ? (max > 0 ? t("store_up", { n: connections, max }) : t("redis_up")) : t("store_down")]);
   const redis = said.redis_up === null || said.redis_up === undefined ? t("in_memory") : t(said.redis_up ? "redis_up" : "redis_down");
   return [...both,
     [t("subscriptions"), f.count(said.subscriptions)],

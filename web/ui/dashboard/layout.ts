@@ -37,7 +37,7 @@ export function layout(width: number, gateways: readonly string[], nodes: readon
   if (half < size.width) size = { ...size, width: Math.max(96, half) };
   const columns = Math.max(1, Math.floor((width - 24 + size.gap) / (size.width + size.gap)));
   const branches = new Map<string, string>();
-  const lanes: string[] = [];
+  const lanes: { y: number; from: number; to: number }[] = [];
   const place = (ids: readonly string[], top: number, laneBelow: boolean): Place[] => ids.map((id, i) => {
     const row = Math.floor(i / columns);
     const inRow = Math.min(columns, ids.length - row * columns);
@@ -47,7 +47,8 @@ export function layout(width: number, gateways: readonly string[], nodes: readon
     const lane = laneBelow ? y + size.height + size.lane / 2 : y - size.lane / 2;
     const middle = Math.round(x + size.width / 2);
     branches.set(id, laneBelow ? `M${middle} ${y + size.height}V${lane}` : `M${middle} ${lane}V${y}`);
-    if (i % columns === inRow - 1 || i === ids.length - 1) lanes.push(`M8 ${lane}H${middle}`);
+    if (i % columns === 0) lanes.push({ y: lane, from: middle, to: middle });
+    else lanes[lanes.length - 1]!.to = middle;
     return { id, x, y };
   });
   const rows = (count: number) => Math.ceil(count / columns);
@@ -55,9 +56,13 @@ export function layout(width: number, gateways: readonly string[], nodes: readon
   const top = 4 + rows(gateways.length) * (size.height + size.lane) + (gateways.length ? 0 : size.lane);
   const below = place(nodes, top, false);
   const height = top + rows(nodes.length) * (size.height + size.lane) - size.lane + 6;
-  const ys = lanes.map((lane) => Number(/M8 ([\d.]+)/.exec(lane)?.[1]));
-  const spine = ys.length > 1 ? `M8 ${Math.min(...ys)}V${Math.max(...ys)}` : "";
-  return { width, height: Math.max(height, 80), size, gateways: above, nodes: below, branches, trunk: lanes.join("") + spine };
+  const ys = lanes.map(({ y }) => y);
+  const several = new Set(ys).size > 1;
+  // Several rows hang on a line at the left; one needs none.
+  const spine = several ? `M8 ${Math.min(...ys)}V${Math.max(...ys)}` : "";
+  const first = Math.min(...lanes.map(({ from }) => from));
+  const along = lanes.map(({ y, to }) => `M${several ? 8 : first} ${y}H${to}`).join("");
+  return { width, height: Math.max(height, 80), size, gateways: above, nodes: below, branches, trunk: along + spine };
 }
 
 /** A name with an ellipsis in the middle where it is too long: what tells two apart is often at its end. */

@@ -14,6 +14,7 @@ interface Meter {
 }
 
 interface Parts {
+  readonly button: SVGRectElement;
   readonly box: SVGRectElement;
   readonly dot: SVGCircleElement;
   readonly name: SVGTextElement;
@@ -79,6 +80,7 @@ export class ClusterMap {
   #make(id: string): SVGGElement {
     const meter = (): Meter => ({ fill: s("rect", { class: "meter" }), label: s("text", { class: "meter-label" }) });
     const parts: Parts = {
+      button: s("rect", { class: "button", role: "button", tabindex: 0, rx: 8 }),
       box: s("rect", { class: "box", rx: 8 }),
       dot: s("circle", { class: "dot", r: 4.5, cx: 16, cy: 18 }),
       name: s("text", { class: "name", x: 27, y: 22 }),
@@ -89,11 +91,11 @@ export class ClusterMap {
       memory: meter(),
     };
     const meters = [parts.cpu, parts.memory].map(({ fill, label }) => s("g", {}, s("rect", { class: "track" }), fill, label));
-    // The button's label says it all.
-    const inside = s("g", { "aria-hidden": "true" }, parts.box, parts.dot, parts.name, parts.badge, parts.count, parts.unit, ...meters);
-    const group = s("g", { role: "button", tabindex: 0, class: "process" }, inside);
-    group.addEventListener("click", () => this.#choose(id));
-    group.addEventListener("keydown", (event) => {
+    // The button lies over it all, and its label says what is to be seen.
+    const seen = s("g", { "aria-hidden": "true" }, parts.box, parts.dot, parts.name, parts.badge, parts.count, parts.unit, ...meters);
+    const group = s("g", {}, seen, parts.button);
+    parts.button.addEventListener("click", () => this.#choose(id));
+    parts.button.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
       event.preventDefault();
       this.#choose(id);
@@ -110,12 +112,14 @@ export class ClusterMap {
     const memory = memoryPercent(process);
     attribute(group, "class", `process ${process.kind} ${process.condition}${small ? " small" : ""}`);
     attribute(group, "data-id", process.id);
-    attribute(group, "aria-label", t("box_label", {
+    attribute(parts.button, "aria-label", t("box_label", {
       kind: t(`kind_${process.kind}`), id: process.id, condition: t(process.condition), connections: format().count(process.connections),
       cpu: format().percent(process.cpu), memory: format().bytes(process.memory),
     }));
-    attribute(parts.box, "width", width);
-    attribute(parts.box, "height", height);
+    for (const rect of [parts.box, parts.button]) {
+      attribute(rect, "width", width);
+      attribute(rect, "height", height);
+    }
     text(parts.name, fitted(process.id, Math.floor((width - 34) / (small ? 6.6 : 7.4))));
     const badge = small || process.condition === "up" ? "" : t(process.condition);
     text(parts.badge, badge);

@@ -80,7 +80,7 @@ export class Chart {
         y: { range: (_plot, low, high) => this.#range(low, high, candles) },
       },
       axes: [
-        { ...axis, space: 80, values: (_plot, splits) => splits.map((at) => (candles ? clock(at).slice(0, 5) : clock(at))) },
+        { ...axis, size: 26, space: 80, values: (_plot, splits) => splits.map((at) => (candles ? clock(at).slice(0, 5) : clock(at))) },
         { ...axis, side: 1, size: 24 + 7 * (decimals + 3), space: 36, values: (_plot, splits) => splits.map((value) => value.toFixed(decimals)) },
       ],
       series: [{}, {

@@ -19,6 +19,8 @@ const DRAW_MS = 250;
 const ROOMS_MS = 5_000;
 /** Symbols that are shown, at most. */
 const MOST = 100;
+/** For how long the connection is cut: long enough to see it. */
+const CUT_MS = 3_000;
 /** Bars that are asked for. */
 const BARS = 120;
 
@@ -51,7 +53,7 @@ class Market {
         this.#drawChart();
       });
     }
-    byId("cut").addEventListener("click", () => this.#connection.cut());
+    byId("cut").addEventListener("click", () => this.#connection.cut(CUT_MS));
     const all = () => { for (const symbol of this.#quotes.keys()) this.#changed.add(symbol); };
     translator.onChange(() => {
       all();

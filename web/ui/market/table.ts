@@ -28,9 +28,9 @@ interface Row {
   readonly seq: Price;
 }
 
-function price(wide: boolean): Price {
+function price(when: "" | " wide" | " roomy"): Price {
   const value = h("span"), size = h("span", { class: "size" });
-  return { cell: h("td", { class: `number price${wide ? " wide" : ""}` }, value, size), value, size };
+  return { cell: h("td", { class: `number price${when}` }, value, size), value, size };
 }
 
 export class Table {
@@ -50,7 +50,7 @@ export class Table {
     const canvas = h("canvas", { "aria-hidden": "true" });
     prepare(canvas);
     const row = {
-      button, canvas, last: price(true), bid: price(false), ask: price(false), seq: price(true),
+      button, canvas, last: price(" wide"), bid: price(""), ask: price(" roomy"), seq: price(" wide"),
       exchange: h("td", { class: "wide" }), change: h("td", { class: "number change" }), time: h("td", { class: "number wide" }),
     };
     const tr = h("tr", { "data-symbol": symbol }, h("th", { scope: "row" }, button), row.exchange, row.last.cell, row.bid.cell, row.ask.cell,

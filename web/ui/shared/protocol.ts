@@ -121,10 +121,11 @@ export class Connection {
     socket?.close();
   }
 
-  /** As if the network had ended it. */
-  cut(): void {
+  /** As if the network had ended it, for so many milliseconds. */
+  cut(forMs: number): void {
     const socket = this.#socket;
     if (!socket) return;
+    this.#least = forMs;
     this.#disconnected("", 0);
     socket.close();
   }
