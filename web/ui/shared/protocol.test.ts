@@ -170,3 +170,13 @@ test("the server says when it wants its clients back", () => {
   mock.timers.tick(200);
   assert.equal(sockets.length, 2);
 });
+
+test("a connection that was cut comes back after its time", () => {
+  newest().greet();
+  connection.cut(3_000);
+  assert.equal(connection.state.phase, "waiting");
+  mock.timers.tick(2_900);
+  assert.equal(sockets.length, 1);
+  mock.timers.tick(200);
+  assert.equal(sockets.length, 2);
+});
