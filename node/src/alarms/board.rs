@@ -82,8 +82,10 @@ impl Board {
     /// Those that fire, and those that were over lately.
     pub(super) fn listed(&self, now: u64) -> Vec<Alarm> {
         let mut read = self.read.lock();
-        read.alarms.retain(|_, noted| noted.alarm.is_firing() || noted.alarm.at + TOLD_MS > now);
-        read.alarms.values().map(|noted| noted.alarm.clone()).collect()
+        let told = |alarm: &Alarm, within: u64| alarm.is_firing() || alarm.at.saturating_add(within) > now;
+        // Their places are needed for as long as a `message_id` that names one may be remembered.
+        read.alarms.retain(|_, noted| told(&noted.alarm, 2 * TOLD_MS));
+        read.alarms.values().map(|noted| noted.alarm.clone()).filter(|alarm| told(alarm, TOLD_MS)).collect()
     }
 }
 

@@ -87,15 +87,10 @@ impl Thread {
         loop {
             let now = Instant::now();
             let due = next(&self.waiting).map(|at| self.waiting[at].due);
-            // What waits here and in the channel are at most twice as many as may wait.
-            let full = self.waiting.len() >= self.most;
             let pause = due.map_or(Duration::from_secs(3_600), |due| due.saturating_duration_since(now));
-            match if full { Err(RecvTimeoutError::Timeout) } else { jobs.recv_timeout(pause) } {
+            match jobs.recv_timeout(pause) {
                 Ok(job) => self.take(job),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) if full && !pause.is_zero() => {
-                    std::thread::sleep(pause.min(Duration::from_millis(250)));
-                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if let Some(at) = next(&self.waiting).filter(|at| self.waiting[*at].due <= Instant::now()) {
@@ -106,6 +101,13 @@ impl Thread {
     }
 
     fn take(&mut self, job: Job) {
+        if self.waiting.len() >= self.most {
+            self.gauges.count(Outcome::Dropped);
+            return tracing::warn!(
+                alarm = job.alarm,
+                "a webhook is not told of an alarm: too many wait for it"
+            );
+        }
         let now = Instant::now();
         self.gauges.waiting.fetch_add(1, Ordering::Relaxed);
         let until = now + job.patience;

@@ -122,7 +122,13 @@ impl Task {
         if lease != LeaseState::Held {
             return Ok(());
         }
-        self.tell().await?;
+        if !self.untold.is_empty() {
+            within(self.board.refresh()).await?;
+            self.told.clear();
+            self.untold
+                .retain(|alarm| self.board.of(&alarm.id).is_none_or(|noted| is_news(alarm, &noted.alarm)));
+            self.tell().await?;
+        }
         if !mine {
             self.mine_since = None;
             return Ok(());
@@ -322,7 +328,13 @@ impl Task {
     }
 }
 
-/// Puts a change into the queue. One that was not told yet and says less than the next is no news.
+/// Whether an alarm says more than the log does: another node may have told it meanwhile.
+fn is_news(alarm: &Alarm, noted: &Alarm) -> bool {
+    let place = |alarm: &Alarm| (alarm.since, alarm.change, alarm.acknowledged_by.is_some());
+    place(alarm) > place(noted)
+}
+
+/// Puts a change into the queue; where too many wait, the oldest goes.
 fn wait(untold: &mut VecDeque<Alarm>, alarm: Alarm) {
     if untold.len() >= WAITING {
         untold.pop_front();
@@ -341,4 +353,25 @@ fn note(alarm: &Alarm) {
 
 async fn within(work: impl Future<Output = Result<(), BrokerError>>) -> Result<(), BrokerError> {
     timeout(PATIENCE, work).await.unwrap_or(Err(BrokerError::Timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_has_told_is_no_news() {
+        let text = r#"{"id":"x","rule":"x","severity":"warning","subject":"","state":"firing","since":5,"at":5,
+            "value":1,"threshold":0,"unit":"","text":"","change":1}"#;
+        let begun: Alarm = serde_json::from_str(text).unwrap();
+        let seen = Alarm { acknowledged_by: Some("me".into()), ..begun.clone() };
+        let over = Alarm { change: 2, ..begun.clone() };
+        let again = Alarm { since: 9, ..begun.clone() };
+        let order = [&begun, &seen, &over, &again];
+        for (at, one) in order.iter().enumerate() {
+            for (other_at, other) in order.iter().enumerate() {
+                assert_eq!(is_news(one, other), at > other_at, "{one:?} {other:?}");
+            }
+        }
+    }
 }

@@ -129,7 +129,9 @@ impl Deliveries {
         self.read(now).await?;
         let keep = self.give_up_ms * 2;
         self.offered.retain(|_, at| now.saturating_sub(*at) < keep);
-        while let Ok(made) = self.made.try_recv() {
+        while self.receipts.len() < RECEIPTS
+            && let Ok(made) = self.made.try_recv()
+        {
             self.receipts.push_back(made);
         }
         let publishes: Vec<_> = self.receipts.iter().filter_map(|made| receipt(made, now)).collect();
