@@ -95,7 +95,7 @@ class Chart {
       this.#names.push(name);
       legend.append(h("li", {}, h("i", { class: `swatch ${line.colour.slice(2)}`, "aria-hidden": "true" }), name, value));
     }
-    this.#summary = h("p", { class: "visually-hidden", id: `${spec.id}-text` });
+    this.#summary = h("p", { class: "visually-hidden", id: `${spec.id}-text` }, t(spec.title));
     this.#box = h("div", { class: "plot", role: "img", "aria-labelledby": this.#summary.id });
     figure.append(h("figcaption", { "data-t": spec.title }, t(spec.title)), legend, this.#box, this.#summary);
     new ResizeObserver(() => this.#fit()).observe(this.#box);
