@@ -99,7 +99,7 @@ export class Sessions {
     const button = tr.querySelector("button");
     if (button) {
       text(button, session.session_id.slice(-8));
-      attribute(button, "aria-label", t("details_of", { id: session.session_id }));
+      attribute(button, "aria-label", t("details_of", { id: session.session_id.slice(-8) }));
       attribute(button, "title", session.session_id);
     }
     attribute(tr, "data-id", session.session_id);
