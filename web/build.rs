@@ -131,7 +131,7 @@ fn run(
                     said.lines().map(str::trim).filter(|line| !line.is_empty()).take(6).collect();
                 return Err(format!("{program} failed ({status}): {}", said.join("; ")));
             }
-            Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+            Ok(None) if Instant::now() < end => thread::park_timeout(Duration::from_millis(20)),
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
