@@ -4,6 +4,15 @@
 #
 # Any builder will do: nothing here needs BuildKit.
 
+# The web pages. They are in every image: where they cannot be built, this fails.
+FROM node:22-bookworm-slim AS pages
+WORKDIR /web
+COPY web/package.json web/package-lock.json web/.npmrc ./
+RUN npm ci --omit=dev --ignore-scripts
+COPY web/build.mjs .
+COPY web/ui ui
+RUN node build.mjs /pages
+
 FROM rust:1.95-slim-bookworm AS sources
 WORKDIR /src
 COPY . .
@@ -34,7 +43,8 @@ RUN set -eu; \
     cargo build --release --locked --package tickmesh; \
     find target -name '*tickmesh*' -prune -exec rm -rf {} +
 COPY . .
-RUN cargo build --release --locked --package tickmesh
+COPY --from=pages /pages /pages
+RUN TICKMESH_WEB=/pages cargo build --release --locked --package tickmesh
 
 # The image's root: the binary and the libraries that it names, with what tells scanners their versions, and licences.
 RUN set -eu; \

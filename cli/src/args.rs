@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A gateway and nodes in this process, with a demo feed and a page that shows it
+    /// A gateway and nodes in this process, with a demo feed and pages that show it
     Dev(DevArgs),
     /// One node; or drains one
     Node(NodeArgs),
@@ -203,7 +203,7 @@ impl ServerArgs {
 pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Also serves the demo page, at /. It shows what anybody may see with auth.anonymous = "full"
+    /// Also serves the market page, at /. It shows what anybody may see with auth.anonymous = "full"
     #[arg(long)]
     pub(crate) page: bool,
 }

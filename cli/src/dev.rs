@@ -1,4 +1,4 @@
-//! `tickmesh dev`: a gateway and nodes in this process, the demo feed, and a page that shows it.
+//! `tickmesh dev`: a gateway and nodes in this process, the demo feed, and pages that show it.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tickmesh_gateway::Gateway;
 use tickmesh_node::Node;
 
 use crate::args::DevArgs;
-use crate::{config, feed, page, serve};
+use crate::{config, feed, serve};
 
 /// Serves until a signal, then drains. The gateway listens where the configuration says, the nodes on any ports.
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
             Cluster::Redis { .. } => format!("dev-{:04x}", rand::random::<u16>()),
         };
         let id = format!("{name}-gateway");
-        let gateway = Gateway::start(config, &id, cluster.seat(&id), page::routes)?;
+        let gateway = Gateway::start(config, &id, cluster.seat(&id), tickmesh_web::market)?;
         let mut nodes = Vec::new();
         let inside = inside(config);
         let stores = serve::stores(config, &name)?;
@@ -53,7 +53,11 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         let lives = nodes.iter().map(|node: &Node| node.live().clone());
         hangups.reload(loaded, load, lives.chain([gateway.live().clone()]).collect());
         gateway.joined(serve::PATIENCE).await;
-        println!("{}  <- open this in a browser", serve::url(config, gateway.address()));
+        let url = serve::url(config, gateway.address());
+        println!("{url}  <- open this in a browser");
+        if config.dashboard.enabled {
+            println!("{url}/dashboard  the cluster, live");
+        }
         for node in &nodes {
             println!("http://{}  a node behind it", node.address());
         }

@@ -4,7 +4,7 @@ use tickmesh_cluster::config::Config;
 use tickmesh_gateway::Gateway;
 
 use crate::args::GatewayArgs;
-use crate::{config, page, serve};
+use crate::{config, serve};
 
 /// Serves until a signal, then sends its clients away.
 pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let served = actix_rt::System::new().block_on(async {
         let stop = serve::StopSignals::new()?;
         let hangups = serve::Hangups::new()?;
-        let routes = if args.page { page::routes } else { |_: &mut _| {} };
+        let routes = if args.page { tickmesh_web::market } else { |_: &mut _| {} };
         let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), routes)?;
         hangups.reload(config.clone(), load, vec![gateway.live().clone()]);
         gateway.joined(serve::PATIENCE).await;

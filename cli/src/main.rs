@@ -11,7 +11,6 @@ mod gateway;
 mod health;
 mod node;
 mod operate;
-mod page;
 mod serve;
 mod token;
 mod top;

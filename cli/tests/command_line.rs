@@ -93,14 +93,17 @@ impl Drop for Server {
 }
 
 #[test]
-fn dev_serves_the_page_and_moving_quotes() {
+fn dev_serves_the_pages_and_moving_quotes() {
     let server = Server::start(&["dev", "--listen", "127.0.0.1:0"], &[]);
     assert_eq!(server.get("/readyz").0, 200);
-    let (status, page) = server.get("/");
-    assert_eq!(status, 200);
-    for asset in ["/app.js", "/app.css"] {
-        assert!(page.contains(asset), "the page names {asset}");
-        assert_eq!(server.get(asset).0, 200, "{asset}");
+    for (path, assets) in [("/", ["app.js", "app.css"]), ("/dashboard", ["dashboard.js", "dashboard.css"])] {
+        let (status, page) = server.get(path);
+        assert_eq!(status, 200, "{page}");
+        for asset in assets {
+            // Named beside the page, so that it works under any path of a proxy.
+            assert!(page.contains(&format!("=\"{asset}\"")), "{path} names {asset}");
+            assert_eq!(server.get(&format!("/{asset}")).0, 200, "{asset}");
+        }
     }
     let seqs = || -> u64 {
         let rooms: Value = serde_json::from_str(&server.get("/api/v1/rooms").1).expect("JSON");

@@ -71,6 +71,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Socket.IO.
     pub socketio: SocketIoConfig,
+    /// The dashboard.
+    pub dashboard: DashboardConfig,
     /// Room classes.
     pub rooms: RoomsConfig,
     /// Logging.
@@ -305,6 +307,13 @@ pub struct ServerConfig {
     pub metrics_listen: Option<SocketAddr>,
 }
 
+/// `[dashboard]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DashboardConfig {
+    /// A gateway serves `/dashboard`.
+    pub enabled: bool,
+}
+
 /// `[rooms]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RoomsConfig {
@@ -420,6 +429,7 @@ impl Config {
                 metrics_listen: None,
             },
             socketio: SocketIoConfig { connect_timeout_ms: 45_000, conformance: false },
+            dashboard: DashboardConfig { enabled: true },
             rooms: RoomsConfig { class: default_classes() },
             log: LogConfig {
                 format: LogFormat::Text,

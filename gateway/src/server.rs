@@ -358,6 +358,7 @@ fn serve(
     let workers = service::workers(config.node.workers);
     let max_body = config.limits.max_http_body_bytes;
     let pool = config.pool.clone();
+    let dashboard = config.dashboard.enabled;
     let shared = shared.clone();
     // This runs on each worker's own thread.
     let factory = move || {
@@ -371,6 +372,11 @@ fn serve(
             .app_data(web::ThinData(worker.clone()))
             .configure(api::routes)
             .configure(|config| socketio::routes(config, &shared.origins))
+            .configure(|config| {
+                if dashboard {
+                    tickmesh_web::dashboard(config);
+                }
+            })
             .configure(routes)
             .default_service(web::to(api::not_found));
         service(

@@ -40,6 +40,9 @@ WORKDIR /prometheus
 USER nobody
 ENTRYPOINT ["prometheus"]
 
+FROM packages AS node
+RUN apt-get install -y -qq --no-install-recommends nodejs npm
+
 # The last one: Docker's older builder makes all that stand before the one that is asked for.
 FROM packages AS rust
 RUN apt-get install -y -qq --no-install-recommends gcc libc6-dev

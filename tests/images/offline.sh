@@ -87,6 +87,7 @@ make_image haproxy haproxy
 make_image redis redis
 make_image postgres postgres
 make_image prometheus prom/prometheus
+make_image node node
 if absent "$(named rust)"; then
   sysroot=$(rustc --print sysroot)
   # Without its documentation, which is half of it.

@@ -45,6 +45,15 @@ impl NodeProcess {
         Self::run(&["gateway"], id, broker, environment)
     }
 
+    /// Starts a gateway where another one has listened.
+    ///
+    /// # Panics
+    /// When the binary is not built, or does not start.
+    #[must_use]
+    pub fn gateway_at(address: SocketAddr, id: &str, broker: &str) -> Self {
+        Self::run_at(address, &["gateway"], id, broker, &[], None)
+    }
+
     /// Starts the test server of the Socket.IO protocol documents.
     ///
     /// # Panics

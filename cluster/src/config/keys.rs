@@ -276,6 +276,11 @@ pub(super) const KEYS: &[Key] = &[
         "An address of its own for /metrics, which the node's address then does not serve; empty for the node's.",
     ),
     key(
+        "dashboard.enabled",
+        Kind::Bool,
+        "Whether a gateway serves the dashboard at /dashboard. The page is the same for everybody; what it shows is for operators.",
+    ),
+    key(
         "rooms.class",
         Kind::Classes,
         "Room classes; the longest prefix that matches a room's name wins. What is not named here stays as the defaults\n\

@@ -1,0 +1,98 @@
+// Drives a page in headless Chromium: `node driver.mjs CHROMIUM`. Each line of standard input is a command in JSON, each line of standard
+// output its answer, {"ok":…} or {"error":…}. What a page may not do is kept: requests to other hosts, errors and violations of its policy.
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+import { Crowd } from "./crowd.mjs";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PATIENCE = 40_000;
+
+const browser = await chromium.launch({ executablePath: process.argv[2], args: ["--no-sandbox"] });
+let context, page, debug, host;
+const foreign = [], errors = [];
+let sockets = 0;
+
+async function open({ url, dark = false, width = 1280, height = 900, language = "en-GB", crowd }) {
+  await context?.close();
+  foreign.length = errors.length = sockets = 0;
+  host = new URL(url).host;
+  context = await browser.newContext({ viewport: { width, height }, locale: language, colorScheme: dark ? "dark" : "light", serviceWorkers: "block" });
+  page = await context.newPage();
+  debug = await context.newCDPSession(page);
+  page.setDefaultTimeout(PATIENCE);
+  page.on("request", (request) => {
+    const to = new URL(request.url());
+    if (to.protocol !== "data:" && to.host !== host) foreign.push(request.url());
+  });
+  page.on("websocket", (socket) => {
+    sockets += 1;
+    if (new URL(socket.url()).host !== host) foreign.push(socket.url());
+  });
+  page.on("pageerror", (error) => errors.push(String(error)));
+  page.on("console", (message) => {
+    // That something could not be loaded is told by the browser where an answer is an error status: some are meant to be.
+    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) errors.push(message.text());
+  });
+  if (crowd) await new Crowd(crowd).serve(page);
+  await page.goto(url);
+}
+
+/** By the debugger, whom the page's policy lets evaluate texts. */
+async function evaluate(expression) {
+  const { result, exceptionDetails } = await debug.send("Runtime.evaluate", { expression, returnByValue: true, awaitPromise: true, allowUnsafeEvalBlockedByCSP: true });
+  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+  return result.value;
+}
+
+/** Findings that keep somebody from using the page. */
+async function accessible() {
+  await evaluate(`${axe}; null`);
+  const violations = await evaluate(`axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) =>
+    violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map(({ target }) => ({ target })) })))`);
+  return violations.filter(({ impact }) => impact === "serious" || impact === "critical")
+    .map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).slice(0, 5).join(", ")}`);
+}
+
+/** The longest time in which the page did nothing else, of so many milliseconds. */
+const busiest = (ms) => evaluate(`new Promise((resolve) => {
+  let longest = 0;
+  new PerformanceObserver((list) => {
+    for (const { duration } of list.getEntries()) longest = Math.max(longest, duration);
+  }).observe({ type: "longtask" });
+  setTimeout(() => resolve(longest), ${Number(ms)});
+})`);
+
+const commands = {
+  open,
+  evaluate: ({ script }) => evaluate(script),
+  until: async ({ script }) => {
+    for (const end = Date.now() + PATIENCE; !(await evaluate(script)); await new Promise((resolve) => setTimeout(resolve, 50))) {
+      if (Date.now() > end) throw new Error("it did not come true");
+    }
+  },
+  click: ({ selector }) => page.click(selector),
+  fill: ({ selector, text }) => page.fill(selector, text),
+  press: ({ key }) => page.keyboard.press(key),
+  focus: ({ selector }) => page.focus(selector),
+  select: ({ selector, value }) => page.selectOption(selector, value),
+  dark: ({ on }) => page.emulateMedia({ colorScheme: on ? "dark" : "light" }),
+  screenshot: async ({ path, full = true }) => { await page.screenshot({ path, fullPage: full }); },
+  accessible,
+  busiest: ({ ms }) => busiest(ms),
+  misdeeds: () => [...foreign.map((url) => `a request to ${url}`), ...errors],
+  sockets: () => sockets,
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  let answer;
+  try {
+    const { command, ...rest } = JSON.parse(line);
+    answer = { ok: (await commands[command](rest)) ?? null };
+  } catch (error) {
+    answer = { error: String(error), page: await evaluate("document.body.innerText.slice(0, 3000)").catch(() => null) };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+await browser.close();

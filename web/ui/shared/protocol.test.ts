@@ -1,0 +1,182 @@
+// The client against a socket of this file: what it says, and what it makes of answers.
+
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, mock, test } from "node:test";
+import { Account } from "./account";
+import { backoff } from "./backoff";
+import { Connection, type Message, type Socket, type State } from "./protocol";
+
+class Fake implements Socket {
+  readyState = 1;
+  onmessage: Socket["onmessage"] = null;
+  onclose: Socket["onclose"] = null;
+  readonly sent: Record<string, unknown>[] = [];
+  send(text: string): void {
+    this.sent.push(JSON.parse(text) as Record<string, unknown>);
+  }
+  close(): void {
+    this.readyState = 3;
+  }
+  says(message: unknown): void {
+    this.onmessage?.({ data: JSON.stringify(message) });
+  }
+  greet(): void {
+    this.says({ type: "notification", room: "", event: "connected", seq: 0, data: { session_id: "s", node_id: "n1" } });
+  }
+  /** Answers the newest subscription of a room. */
+  admit(room: string, answer: object): void {
+    const asked = this.sent.filter((one) => one.type === "subscribe" && one.room === room).at(-1);
+    this.says({ type: "response", request_id: asked?.request_id, success: true, data: { room, recovered: false, messages: [], ...answer } });
+  }
+  ends(code: number, reason = ""): void {
+    this.readyState = 3;
+    this.onclose?.({ code, reason });
+  }
+}
+
+let sockets: Fake[] = [];
+let states: State[] = [];
+let connection: Connection;
+const newest = () => sockets.at(-1)!;
+
+beforeEach(() => {
+  mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  sockets = [];
+  states = [];
+  connection = new Connection(() => {
+    sockets.push(new Fake());
+    return newest();
+  }, (state) => states.push(state));
+  connection.start();
+});
+afterEach(() => {
+  connection.stop();
+  mock.timers.reset();
+});
+
+function follow(room: string, options = {}): { seen: Message[]; anew: number; refused: string[] } {
+  const got = { seen: [] as Message[], anew: 0, refused: [] as string[] };
+  connection.follow(room, options, {
+    message: (message) => got.seen.push(message),
+    anew: () => { got.anew += 1; },
+    refused: (code) => got.refused.push(code),
+  });
+  return got;
+}
+const quote = (seq: number, more = {}) => ({ type: "notification", room: "r", event: "q", seq, timestamp: 0, data: {}, ...more });
+
+test("a room begins with its past, and goes on where it stopped after the connection was lost", () => {
+  const got = follow("r", { history: 2 });
+  newest().greet();
+  assert.equal(newest().sent[0]?.history, 2);
+  newest().admit("r", { epoch: "e", seq: 4, messages: [quote(3), quote(4)] });
+  newest().says(quote(5));
+  newest().says([quote(6), quote(7)]);
+  assert.deepEqual(got.seen.map(({ seq }) => seq), [3, 4, 5, 6, 7]);
+
+  newest().ends(1006);
+  assert.equal(connection.state.phase, "waiting");
+  mock.timers.tick(500);
+  newest().greet();
+  assert.equal(connection.state.recovery, "running");
+  assert.deepEqual(newest().sent[0]?.recover, { epoch: "e", seq: 7 });
+  assert.equal(newest().sent[0]?.history, undefined);
+  newest().admit("r", { epoch: "e", seq: 8, recovered: true, messages: [quote(8)] });
+  assert.equal(connection.state.recovery, "gapless");
+  assert.equal(got.anew, 0);
+  assert.equal(sockets.length, 2);
+});
+
+test("what cannot be recovered is told", () => {
+  const got = follow("r");
+  newest().greet();
+  newest().admit("r", { epoch: "e", seq: 4 });
+  newest().ends(1006);
+  mock.timers.tick(500);
+  newest().greet();
+  newest().admit("r", { epoch: "f", seq: 1, recovered: false });
+  assert.equal(connection.state.recovery, "anew");
+  assert.equal(got.anew, 1);
+  newest().says({ ...quote(2), event: "resync", data: { epoch: "g", seq: 10 } });
+  newest().says(quote(11));
+  mock.timers.tick(25_000);
+  assert.equal(got.anew, 2);
+  assert.equal(connection.totals().lost, 0);
+});
+
+test("conflated is told from lost", () => {
+  follow("r", { delivery: "latest", max_rate: 1 });
+  newest().greet();
+  newest().admit("r", { epoch: "e", seq: 0 });
+  newest().says(quote(3, { conflated: 2 }));
+  // Number 4 waits for its turn, and comes later.
+  newest().says(quote(5));
+  mock.timers.tick(5_000);
+  newest().says(quote(4));
+  mock.timers.tick(20_000);
+  assert.deepEqual(connection.totals(), { received: 3, conflated: 2, lost: 0 });
+});
+
+test("an account counts what never came", () => {
+  const account = new Account();
+  account.begin({ epoch: "e", seq: 10 });
+  account.take(13, 0);
+  account.look();
+  account.close();
+  assert.equal(account.lost, 2);
+  account.look();
+  account.close();
+  assert.equal(account.lost, 2);
+});
+
+test("a token that is not accepted is not tried again", () => {
+  newest().says({ type: "error", error_code: "AUTH_FAILED", error_message: "no" });
+  newest().ends(4001);
+  mock.timers.tick(60_000);
+  assert.equal(connection.state.phase, "refused");
+  assert.match(connection.state.why, /AUTH_FAILED/);
+  assert.equal(sockets.length, 1);
+});
+
+test("a room that is refused is asked for again only where that can help", () => {
+  const got = follow("r");
+  newest().greet();
+  const last = () => newest().sent.filter(({ type }) => type === "subscribe").at(-1);
+  const refuse = (code: string) => newest().says({ type: "error", request_id: last()?.request_id, error_code: code, error_message: "" });
+  refuse("SERVICE_UNAVAILABLE");
+  mock.timers.tick(2_000);
+  const asked = () => newest().sent.filter(({ type }) => type === "subscribe").length;
+  assert.equal(asked(), 2);
+  refuse("PERMISSION_DENIED");
+  mock.timers.tick(10_000);
+  assert.equal(asked(), 2);
+  assert.deepEqual(got.refused, ["PERMISSION_DENIED"]);
+});
+
+test("attempts come later and later, never all at once, and not before the server wants them", () => {
+  assert.equal(backoff(0, 1), 250);
+  assert.equal(backoff(0, 0), 125);
+  assert.equal(backoff(3, 1), 2_000);
+  assert.equal(backoff(1_000, 1), 10_000);
+  assert.equal(backoff(0, 0.5, 4_000), 4_000);
+});
+
+test("the server says when it wants its clients back", () => {
+  newest().greet();
+  newest().says({ type: "notification", room: "", event: "going_away", seq: 0, data: { retry_after_ms: 3_000 } });
+  newest().ends(1001);
+  mock.timers.tick(2_900);
+  assert.equal(sockets.length, 1);
+  mock.timers.tick(200);
+  assert.equal(sockets.length, 2);
+});
+
+test("a connection that was cut comes back after its time", () => {
+  newest().greet();
+  connection.cut(3_000);
+  assert.equal(connection.state.phase, "waiting");
+  mock.timers.tick(2_900);
+  assert.equal(sockets.length, 1);
+  mock.timers.tick(200);
+  assert.equal(sockets.length, 2);
+});
