@@ -130,8 +130,14 @@ async fn a_reader_of_latest_may_stop_for_longer_than_one_of_all() {
         sandbox.get("/api/v1/rooms/market_1").await.json()["subscribers"] == 2
     })
     .await;
-    // Neither reads. One goes; the other has by then not read for as long.
-    let last = publish_until(&sandbox, || async { sandbox.connections().await == 1 }).await;
+    // Neither reads. One goes; the other stays for several times as long.
+    publish_until(&sandbox, || async { sandbox.connections().await == 1 }).await;
+    let gone = tokio::time::Instant::now();
+    let last = publish_until(&sandbox, || async {
+        assert_eq!(sandbox.connections().await, 1, "it is let go as well");
+        gone.elapsed() >= Duration::from_secs(3)
+    })
+    .await;
     drop(stuck);
     let (mut seq, mut sum, mut received) = (0, 0, 0u64);
     while seq < last {
