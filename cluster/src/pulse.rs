@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::broker::{Broker, BrokerError};
-use crate::members::{Change, LeaseState, Roster};
+use crate::members::{Change, LeaseState, Report, Roster};
 use crate::redis::Health;
 
 /// How often vitals are told.
@@ -128,7 +128,7 @@ impl<M: Measure> Task<M> {
                 done = asked.recv() => {
                     if let Some(done) = done {
                         let (id, run) = (self.who.id.clone(), self.who.run);
-                        self.happened(Happening::Left, self.who.kind, &id, &left(&id, run));
+                        self.happened(Happening::Left, self.who.kind, (&id, run), &left(&id, run));
                         self.tell(Vec::new()).await;
                         let _ = done.send(());
                     }
@@ -151,20 +151,21 @@ impl<M: Measure> Task<M> {
         let (kind, id, run) = (self.who.kind, self.who.id.clone(), self.who.run);
         if held && !self.held {
             self.joined += 1;
-            self.happened(Happening::Joined, kind, &id, &format!("joined:{id}:{run}:{}", self.joined));
+            let told_as = format!("joined:{id}:{run}:{}", self.joined);
+            self.happened(Happening::Joined, kind, (&id, run), &told_as);
         }
         self.held = held;
         if vitals.draining != self.draining {
             self.draining = vitals.draining;
             self.drained += 1;
             let what = if self.draining { Happening::Draining } else { Happening::Resumed };
-            self.happened(what, kind, &id, &format!("drain:{id}:{run}:{}", self.drained));
+            self.happened(what, kind, (&id, run), &format!("drain:{id}:{run}:{}", self.drained));
         }
         if let Some(moved) = self.measure.moved() {
             self.moves += 1;
             let what = if moved.cause == "move" { "moved" } else { "were taken over" };
             let text = format!("{} sessions {what} at gateway {id}", moved.sessions);
-            let data = EventData { id: id.clone(), at: now, text, moved: Some(moved) };
+            let data = EventData { id: id.clone(), run: Some(run), at: now, text, moved: Some(moved) };
             self.wait(MOVED_EVENT, &data, &format!("moved:{id}:{run}:{}", self.moves));
         }
         let message = message(CLUSTER_ROOM, VITALS_EVENT, &vitals, now);
@@ -178,21 +179,28 @@ impl<M: Measure> Task<M> {
     async fn changed(&mut self, change: &Change) {
         match change {
             Change::Left(report) if report.draining => {
-                self.happened(Happening::Left, report.kind, &report.id, &left(&report.id, report.run));
+                let Report { kind, id, run, .. } = report;
+                self.happened(Happening::Left, *kind, (id, *run), &left(id, *run));
             }
-            Change::Lost(report) => {
-                let told_as = format!("lost:{}:{}", report.id, report.run);
-                self.happened(Happening::Lost, report.kind, &report.id, &told_as);
+            // Where another run is there under its name, that one has said so, and "lost" behind it would be read as its end.
+            Change::Lost(report) if !self.is_there(&report.id) => {
+                let Report { kind, id, run, .. } = report;
+                self.happened(Happening::Lost, *kind, (id, *run), &format!("lost:{id}:{run}"));
             }
             _ => return,
         }
         self.tell(Vec::new()).await;
     }
 
-    fn happened(&mut self, what: Happening, kind: Kind, id: &str, told_as: &str) {
+    fn is_there(&self, id: &str) -> bool {
+        self.means.roster.members().iter().any(|member| member.id == id)
+    }
+
+    fn happened(&mut self, what: Happening, kind: Kind, (id, run): (&str, u64), told_as: &str) {
         let Some(event) = what.event(kind) else { return };
         let at = (self.means.clock)();
-        let data = EventData { id: id.to_owned(), at, text: what.text(kind, id), moved: None };
+        let data =
+            EventData { id: id.to_owned(), run: Some(run), at, text: what.text(kind, id), moved: None };
         self.wait(event, &data, told_as);
     }
 

@@ -163,7 +163,7 @@ impl Alarms {
     /// # Errors
     /// When the broker is unavailable and this node is not the one that looks.
     pub(crate) async fn list(&self, now: u64) -> Result<Vec<Alarm>, BrokerError> {
-        match self.board.refresh().await {
+        match self.board.refresh(now).await {
             Ok(()) => Ok(self.board.listed(now)),
             Err(error) => self.here.lock().clone().ok_or(error),
         }

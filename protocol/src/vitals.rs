@@ -300,6 +300,9 @@ impl Happening {
 pub struct EventData {
     /// The process.
     pub id: String,
+    /// Which run of it; none where a version told it that did not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u64>,
     /// UTC milliseconds.
     pub at: u64,
     /// In words.
@@ -391,6 +394,7 @@ mod tests {
     fn a_moved_event_is_flat_too() {
         let data = EventData {
             id: "g1".into(),
+            run: Some(7),
             at: 1,
             text: "t".into(),
             moved: Some(Moved {
@@ -404,5 +408,7 @@ mod tests {
         assert_eq!((json["gateway"].as_str(), json["sessions"].as_u64()), (Some("g1"), Some(2)));
         let plain = EventData { moved: None, ..data };
         assert!(serde_json::to_value(&plain).unwrap().get("gateway").is_none());
+        let before: EventData = serde_json::from_str(r#"{"id":"b","at":1,"text":"t"}"#).unwrap();
+        assert_eq!((before.run, before.moved), (None, None));
     }
 }

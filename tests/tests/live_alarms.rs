@@ -242,6 +242,46 @@ async fn each_rule_fires_once_for_all_nodes_and_is_over() {
 }
 
 #[tokio::test]
+async fn a_process_that_is_started_again_at_once_is_not_lost() {
+    let server = RedisServer::append_only();
+    let own = rules(&[]);
+    let environment: &[(&str, &str)] = &[("TICKMESH_ALARMS__RULE", &own)];
+    let mut nodes: Vec<_> =
+        ["a", "b", "c"].map(|id| NodeProcess::start(id, &server.url(), environment)).into();
+    let mut gateway = NodeProcess::gateway("g", &server.url(), environment);
+    gateway.places_sessions_on(3).await;
+    let at = evaluator(&nodes).await;
+    nodes.rotate_left(at);
+    let mut doomed = nodes.remove(2);
+    let restarts = nodes[1].id().to_owned();
+    nodes[1].kill();
+    gateway.kill();
+    nodes[1] = NodeProcess::start(&restarts, &server.url(), environment);
+    let gateway = NodeProcess::gateway("g", &server.url(), environment);
+    // All know the new runs: what there is to say of the old ones is said before the third node is lost.
+    gateway.places_sessions_on(3).await;
+    let events = async || {
+        let history = get(&nodes[0], "/api/v1/rooms/system_events/history?limit=1000").await;
+        let messages = history["messages"].as_array().cloned().unwrap_or_default();
+        let of = |one: Value| format!("{} {}", one["event"].as_str().unwrap_or_default(), one["data"]["id"]);
+        messages.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let joined = async |id: &str| events().await.iter().filter(|one| one.ends_with(id)).count() == 2;
+    eventually("both are back", || async {
+        joined(&format!("node_joined \"{restarts}\"")).await && joined("gateway_joined \"g\"").await
+    })
+    .await;
+    doomed.kill();
+    fires(&nodes[0], &format!("node_lost:{}", doomed.id())).await;
+    for id in [format!("node_lost:{restarts}"), "gateway_lost:g".to_owned()] {
+        assert!(changes(&nodes[0], &id).await.is_empty(), "{id}");
+    }
+    let told = events().await;
+    let lost: Vec<_> = told.iter().filter(|event| event.contains("_lost")).collect();
+    assert_eq!(lost, [&format!("node_lost \"{}\"", doomed.id())], "nor in the log of events: {told:?}");
+}
+
+#[tokio::test]
 async fn another_goes_on_when_the_one_that_looks_is_killed() {
     let server = RedisServer::append_only();
     let hook = Webhook::start(usize::MAX).await;
@@ -334,6 +374,8 @@ async fn a_webhook_that_fails_twice_gets_it_the_third_time() {
         ("TICKMESH_ALARMS__RULE", &own),
         ("TICKMESH_ALARMS__WEBHOOKS", &hooks),
         ("TICKMESH_ALARMS__WEBHOOK_RETRY_MS", "100"),
+        // Also where all is written that there is.
+        ("TICKMESH_LOG__LEVEL", "trace"),
     ];
     let node = NodeProcess::logged(&["node"], "a", "memory", environment);
     let client = Client::connect(node.address(), "").await;

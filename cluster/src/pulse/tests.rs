@@ -59,9 +59,13 @@ async fn what_happens_is_told_once_whoever_sees_it() {
     assert!(vitals.iter().filter(|one| *one == "vitals a").count() >= 3, "{vitals:?}");
     let join = async |report: Report| members.join(&report, LEASE).await.unwrap();
     join(report("dies", 1)).await;
+    join(report("restarts", 1)).await;
     join(Report { draining: true, kind: Kind::Gateway, ..report("leaves", 1) }).await;
     *b.draining.lock() = true;
-    sleep(Duration::from_secs(9)).await;
+    sleep(Duration::from_secs(2)).await;
+    // It was not away for as long as a lease; now it stays.
+    members.join(&report("restarts", 2), Duration::from_secs(60)).await.unwrap();
+    sleep(Duration::from_secs(7)).await;
     *b.draining.lock() = false;
     sleep(Duration::from_secs(2)).await;
     b.pulse.farewell().await;

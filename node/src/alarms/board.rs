@@ -40,8 +40,8 @@ impl Board {
         Self { broker, read: Mutex::default() }
     }
 
-    /// Reads what is new.
-    pub(super) async fn refresh(&self) -> Result<(), BrokerError> {
+    /// Reads what is new, and forgets what was over long before `now`, in UTC milliseconds.
+    pub(super) async fn refresh(&self, now: u64) -> Result<(), BrokerError> {
         let room = room(ALERTS_ROOM)?;
         let from = self.read.lock().position.clone();
         let mut whole = from.is_none();
@@ -63,6 +63,8 @@ impl Board {
         for message in &history.messages {
             read.note(message);
         }
+        // Their places are needed for as long as a `message_id` that names one may be remembered.
+        read.alarms.retain(|_, noted| is_told(&noted.alarm, 2 * TOLD_MS, now));
         read.position = Some(history.position);
         Ok(())
     }
@@ -81,11 +83,9 @@ impl Board {
 
     /// Those that fire, and those that were over lately.
     pub(super) fn listed(&self, now: u64) -> Vec<Alarm> {
-        let mut read = self.read.lock();
-        let told = |alarm: &Alarm, within: u64| alarm.is_firing() || alarm.at.saturating_add(within) > now;
-        // Their places are needed for as long as a `message_id` that names one may be remembered.
-        read.alarms.retain(|_, noted| told(&noted.alarm, 2 * TOLD_MS));
-        read.alarms.values().map(|noted| noted.alarm.clone()).filter(|alarm| told(alarm, TOLD_MS)).collect()
+        let read = self.read.lock();
+        let alarms = read.alarms.values().map(|noted| &noted.alarm);
+        alarms.filter(|alarm| is_told(alarm, TOLD_MS, now)).cloned().collect()
     }
 }
 
@@ -101,6 +101,11 @@ impl Read {
     }
 }
 
+/// Whether an alarm fires, or was over within so many milliseconds.
+fn is_told(alarm: &Alarm, within: u64, now: u64) -> bool {
+    alarm.is_firing() || alarm.at.saturating_add(within) > now
+}
+
 /// The alarm that a message tells of; none for what another version wrote there.
 pub(super) fn alarm_of(message: &Message) -> Option<Alarm> {
     (&*message.event == ALARM_EVENT).then(|| serde_json::from_str(message.data.get()).ok()).flatten()
@@ -109,4 +114,49 @@ pub(super) fn alarm_of(message: &Message) -> Option<Alarm> {
 /// The names here are all valid; this only keeps that from being taken on trust.
 pub(super) fn room(name: &str) -> Result<RoomName, BrokerError> {
     RoomName::new(name).map_err(|error| BrokerError::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+    use tickmesh_cluster::broker::inbox;
+    use tickmesh_cluster::broker::memory::MemoryCluster;
+    use tickmesh_protocol::message::Publish;
+    use tickmesh_protocol::room::Classes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_over_long_ago_is_forgotten_though_nobody_asks() {
+        let now = Arc::new(AtomicU64::new(1_000_000));
+        let clock = now.clone();
+        let cluster = MemoryCluster::new(Classes::default(), Arc::new(move || clock.load(Ordering::Relaxed)));
+        let (inbox, _events) = inbox(16);
+        let broker: Arc<dyn Broker> = Arc::new(cluster.connect(inbox));
+        let board = Board::new(broker.clone());
+        for (id, state) in [("over", "resolved"), ("lasts", "firing")] {
+            let alarm = json!({"id": id, "rule": "node_lost", "severity": "warning", "subject": "", "state": state,
+                "since": 1, "at": 1_000_000, "value": 1, "threshold": 0, "unit": "", "text": ""});
+            let publish = Publish {
+                room: room(ALERTS_ROOM).unwrap(),
+                event: ALARM_EVENT.into(),
+                data: to_raw_value(&alarm).unwrap(),
+                message_id: None,
+                key: None,
+                timestamp: None,
+                trace: None,
+            };
+            broker.publish(vec![publish]).await.pop().unwrap().unwrap();
+        }
+        let held = async |at: u64| {
+            now.store(at, Ordering::Relaxed);
+            board.refresh(at).await.unwrap();
+            ["over", "lasts"].map(|id| board.of(id).is_some())
+        };
+        assert_eq!(held(1_000_000 + 2 * TOLD_MS - 1).await, [true, true], "its place may be asked for");
+        assert_eq!(held(1_000_000 + 2 * TOLD_MS).await, [false, true]);
+    }
 }

@@ -1,12 +1,13 @@
 //! The thread that posts alarms to one receiver.
 //!
 //! Invariants: what waits is bounded; what is told of one alarm is posted in order, and a receiver that refuses one alarm gets the
-//! others all the same; the thread ends soon after its handle.
+//! others all the same; without its handle the thread makes no further try, because another node may be telling by then what
+//! came later, and ends.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,17 @@ pub(super) struct Job {
 
 /// The way to the thread, which ends when this is gone.
 #[derive(Debug)]
-pub(super) struct Courier(SyncSender<Job>);
+pub(super) struct Courier {
+    jobs: SyncSender<Job>,
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        // The end of the channel is told only behind all that is in it.
+        self.over.store(true, Ordering::Release);
+    }
+}
 
 impl Courier {
     /// Starts it.
@@ -53,14 +64,23 @@ impl Courier {
         gauges: Arc<Gauges>,
     ) -> io::Result<Self> {
         let (sender, jobs) = sync_channel(queue);
-        let thread = Thread { hook, manner, made, gauges, waiting: VecDeque::new(), most: queue };
+        let over = Arc::<AtomicBool>::default();
+        let waiting = VecDeque::new();
+        let thread = Thread { hook, manner, made, gauges, waiting, most: queue, over: over.clone() };
         background::spawn("webhook", move || thread.run(&jobs))?;
-        Ok(Self(sender))
+        Ok(Self { jobs: sender, over })
     }
 
     /// Whether there is room for it.
     pub(super) fn offer(&self, job: Job) -> bool {
-        self.0.try_send(job).is_ok()
+        self.jobs.try_send(job).is_ok()
+    }
+
+    /// One without a thread, and what it was offered.
+    #[cfg(test)]
+    pub(super) fn idle(queue: usize) -> (Self, Receiver<Job>) {
+        let (jobs, offered) = sync_channel(queue);
+        (Self { jobs, over: Arc::default() }, offered)
     }
 }
 
@@ -80,6 +100,8 @@ struct Thread {
     gauges: Arc<Gauges>,
     waiting: VecDeque<Waiting>,
     most: usize,
+    /// The handle is gone.
+    over: Arc<AtomicBool>,
 }
 
 impl Thread {
@@ -92,6 +114,9 @@ impl Thread {
                 Ok(job) => self.take(job),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.over.load(Ordering::Acquire) {
+                break;
             }
             if let Some(at) = next(&self.waiting).filter(|at| self.waiting[*at].due <= Instant::now()) {
                 self.attempt(at);
@@ -191,6 +216,11 @@ fn signature(secret: &str, timestamp: u64, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use tickmesh_cluster::config::Secret;
+
     use super::*;
 
     #[test]
@@ -198,6 +228,42 @@ mod tests {
         // echo -n '1700000000000.{"a":1}' | openssl dgst -sha256 -hmac 'a secret of sixteen bytes'
         let expected = "sha256=2c4aadbaabea9c362828d76c5a8fa757102277c7d9d34782c5ac5250b02326b6";
         assert_eq!(signature("a secret of sixteen bytes", 1_700_000_000_000, "{\"a\":1}"), expected);
+    }
+
+    #[tokio::test]
+    async fn without_its_handle_nothing_more_is_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let hook = Webhook {
+            url: Secret::new(format!("http://{}/", listener.local_addr().unwrap())),
+            secret: Secret::new("a secret of sixteen bytes"),
+        };
+        let agent = tickmesh_telemetry::http::agent(Duration::from_secs(2), None).unwrap();
+        let manner = Manner { agent, retry: Duration::from_millis(1) };
+        let (done, mut made) = mpsc::channel(8);
+        let courier = Courier::start(hook, manner, 8, done, Arc::default()).unwrap();
+        for delivery in ["1", "2", "3"] {
+            let text = || delivery.to_owned();
+            let patience = Duration::from_secs(3_600);
+            assert!(courier.offer(Job { delivery: text(), alarm: text(), body: text(), patience }));
+        }
+        // The first one is under way, and the others wait, when this node no longer looks.
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(courier);
+        let mut request = [0; 1_024];
+        assert!(stream.read(&mut request).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        drop(stream);
+        let ending = async {
+            let mut told = Vec::new();
+            while let Some((delivery, _)) = made.recv().await {
+                told.push(delivery);
+            }
+            told
+        };
+        let told = tokio::time::timeout(Duration::from_secs(20), ending).await.expect("the thread ends");
+        assert_eq!(told, ["1"]);
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "nobody tried again");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tickmesh_cluster::members::LeaseState;
 use tickmesh_protocol::alarm::{ALARM_EVENT, Alarm, Engine, Rule, Sample};
 use tickmesh_protocol::message::Publish;
 use tickmesh_protocol::vitals::ALERTS_ROOM;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use super::board::{Board, room};
 use super::heard::Heard;
@@ -26,6 +26,10 @@ use crate::clock;
 const TICK: Duration = Duration::from_secs(1);
 /// Longest wait for one answer of the broker; what is not done is done at the next look.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long going on from another node may take in all. What is known of the past by then has to do.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+/// How much of that is for how the processes did.
+const LOOK_BACK: Duration = Duration::from_secs(6);
 /// Between two looks of a node that stood still, at least: another one looks by then, or soon.
 const STILL: Duration = Duration::from_millis(3_500);
 /// How long a node waits before it goes on from another that lives.
@@ -41,7 +45,7 @@ const OPENING_MS: u64 = 24 * 3_600_000;
 /// A message that is so far behind the newest of its room is told again, lest it falls out of the log.
 const REFRESH: u64 = 2_000;
 /// And one that is so old, in milliseconds.
-const REFRESH_MS: u64 = 24 * 3_600_000;
+pub(super) const REFRESH_MS: u64 = 24 * 3_600_000;
 
 pub(super) async fn run(means: Means, inbox: Inbox) {
     let Inbox { mut asks, board, here } = inbox;
@@ -123,7 +127,7 @@ impl Task {
             return Ok(());
         }
         if !self.untold.is_empty() {
-            within(self.board.refresh()).await?;
+            within(self.board.refresh(clock::now().utc)).await?;
             self.told.clear();
             self.untold
                 .retain(|alarm| self.board.of(&alarm.id).is_none_or(|noted| is_news(alarm, &noted.alarm)));
@@ -138,7 +142,14 @@ impl Task {
             if since.elapsed() < HANDOVER || self.away.is_some_and(|away| away.elapsed() < SETTLING) {
                 return Ok(());
             }
-            self.take_over(rules).await?;
+            let taken = self.take_over(rules).await;
+            // It was at work all the time.
+            self.looked = Instant::now();
+            taken?;
+            if evaluator_of(&self.means.peers.members()) != Some(self.means.peers.id()) {
+                self.step_down();
+                return Ok(());
+            }
         }
         self.look(rules).await?;
         self.tell().await?;
@@ -157,11 +168,12 @@ impl Task {
     }
 
     async fn take_over(&mut self, rules: &[Rule]) -> Result<(), BrokerError> {
-        within(self.board.refresh()).await?;
-        let now = clock::now().utc;
+        let (begun, now) = (Instant::now(), clock::now().utc);
+        until(begun + TAKE_OVER, self.board.refresh(now)).await?;
         let mut heard = Heard::default();
-        let longest = rules.iter().map(|rule| rule.for_ms.max(rule.clear_for_ms)).max().unwrap_or(0);
-        within(heard.listen(&*self.means.broker, now, longest + MARGIN_MS)).await?;
+        let needed = rules.iter().filter(|rule| rule.enabled);
+        let longest = needed.map(|rule| rule.for_ms.max(rule.clear_for_ms)).max().unwrap_or(0);
+        heard.look_back(&*self.means.broker, now, longest + MARGIN_MS, begun + LOOK_BACK).await?;
         let mut engine = Engine::default();
         heard.recall(&mut engine, rules);
         let (_, firing) = self.board.firing();
@@ -170,7 +182,7 @@ impl Task {
         }
         let mut deliveries =
             Deliveries::new(&self.means.webhooks, self.means.broker.clone(), &self.means.gauges);
-        within(deliveries.take_over(now)).await?;
+        until(begun + TAKE_OVER, deliveries.take_over(now)).await?;
         tracing::info!(firing = engine.firing().count(), "this node looks after alarms now");
         self.seat = Some(Seat { engine, heard, deliveries, settling: None, cut_off: false, opened: None });
         Ok(())
@@ -197,12 +209,12 @@ impl Task {
     }
 
     async fn look(&mut self, rules: &[Rule]) -> Result<(), BrokerError> {
-        within(self.board.refresh()).await?;
+        let now = clock::now().utc;
+        within(self.board.refresh(now)).await?;
         self.told.clear();
         self.agree();
         let Some(seat) = &mut self.seat else { return Ok(()) };
-        let now = clock::now().utc;
-        within(seat.heard.listen(&*self.means.broker, now, 0)).await?;
+        within(seat.heard.listen(&*self.means.broker, now)).await?;
         if std::mem::take(&mut seat.cut_off) {
             seat.settling = Some(Instant::now());
         }
@@ -352,7 +364,11 @@ fn note(alarm: &Alarm) {
 }
 
 async fn within(work: impl Future<Output = Result<(), BrokerError>>) -> Result<(), BrokerError> {
-    timeout(PATIENCE, work).await.unwrap_or(Err(BrokerError::Timeout))
+    until(Instant::now() + PATIENCE, work).await
+}
+
+async fn until(end: Instant, work: impl Future<Output = Result<(), BrokerError>>) -> Result<(), BrokerError> {
+    timeout_at(end, work).await.unwrap_or(Err(BrokerError::Timeout))
 }
 
 #[cfg(test)]

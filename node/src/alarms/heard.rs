@@ -8,11 +8,12 @@ use tickmesh_protocol::alarm::{Engine, Rule, Sample};
 use tickmesh_protocol::message::{Message, Replay};
 use tickmesh_protocol::position::Position;
 use tickmesh_protocol::vitals::{CLUSTER_ROOM, EVENTS_ROOM, EventData, Kind, VITALS_EVENT, Vitals};
+use tokio::time::{Instant, timeout_at};
 
 use super::board::room;
 
-/// Messages of the past that are read where nothing is known.
-const READ: usize = 5_000;
+/// Messages that are read at a time: what the broker has to put into one answer, and this thread to take out of it.
+const PAGE: usize = 500;
 /// Messages that are made out at a time.
 const TURN: usize = 64;
 /// Vitals older than this say nothing of now, in milliseconds.
@@ -29,40 +30,42 @@ pub(super) struct Heard {
     told: BTreeMap<String, u64>,
     vitals: BTreeMap<String, Vitals>,
     lost: BTreeMap<String, (Kind, u64)>,
+    /// Which run of those was, where that was told.
+    lost_runs: BTreeMap<String, u64>,
     /// What was heard before this node began to look, until it is remembered.
     past: VecDeque<(u64, Vitals)>,
 }
 
 impl Heard {
-    /// Reads what is new; the first time also what was told within so many milliseconds before `now`, in UTC milliseconds.
-    pub(super) async fn listen(
+    /// Reads what was told within so many milliseconds before `now`, in UTC milliseconds, the newest first. What cannot be
+    /// read until `end` stays unknown.
+    ///
+    /// # Errors
+    /// When not even the newest could be read.
+    pub(super) async fn look_back(
         &mut self,
         broker: &dyn Broker,
         now: u64,
         reach_ms: u64,
+        end: Instant,
     ) -> Result<(), BrokerError> {
-        let (events, _) = read(broker, EVENTS_ROOM, &mut self.events).await?;
-        for message in events {
-            self.event(&message);
-        }
-        let (messages, first) = read(broker, CLUSTER_ROOM, &mut self.cluster).await?;
-        let tells = |message: &&Arc<Message>| {
-            let old = first && message.timestamp.saturating_add(reach_ms) < now;
-            !old && &*message.event == VITALS_EVENT
-        };
-        for (count, message) in messages.iter().filter(tells).enumerate() {
+        let (position, events) = back(broker, EVENTS_ROOM, now.saturating_sub(FORGET_MS), end).await?;
+        self.events = Some(position);
+        events.iter().for_each(|message| self.event(message));
+        let since = now.saturating_sub(reach_ms);
+        let (position, messages) = back(broker, CLUSTER_ROOM, since, end).await?;
+        self.cluster = Some(position);
+        for (count, message) in messages.iter().filter(|message| message.timestamp >= since).enumerate() {
             if count % TURN == TURN - 1 {
                 // Others on this thread do not wait for an hour's worth of it.
                 tokio::task::yield_now().await;
             }
-            let Ok(vitals) = serde_json::from_str::<Vitals>(message.data.get()) else { continue };
-            // What was before, by the clock of who wrote it: of the past, that is near enough.
-            let heard = if first { message.timestamp.min(now) } else { now };
-            if now.saturating_sub(heard) < FRESH_MS {
-                self.told.insert(vitals.id.clone(), heard);
-                self.vitals.insert(vitals.id.clone(), vitals.clone());
-            }
-            if first {
+            // By the clock of who wrote it: of the past, that is near enough.
+            let heard = message.timestamp.min(now);
+            if let Some(vitals) = vitals_of(message) {
+                if now - heard < FRESH_MS {
+                    self.hear(vitals.clone(), heard);
+                }
                 self.past.push_back((heard, vitals));
             }
         }
@@ -70,26 +73,61 @@ impl Heard {
         Ok(())
     }
 
-    fn event(&mut self, message: &Message) {
-        let Ok(data) = serde_json::from_str::<EventData>(message.data.get()) else { return };
-        match &*message.event {
-            "node_lost" => {
-                self.lost.insert(data.id, (Kind::Node, data.at));
-            }
-            "gateway_lost" => {
-                self.lost.insert(data.id, (Kind::Gateway, data.at));
-            }
-            "node_joined" | "gateway_joined" => {
-                self.lost.remove(&data.id);
-            }
-            _ => {}
+    /// Reads what is new. What was read counts also where this is given up before the end.
+    pub(super) async fn listen(&mut self, broker: &dyn Broker, now: u64) -> Result<(), BrokerError> {
+        let mut more = true;
+        while more {
+            let messages;
+            (messages, more) = news(broker, EVENTS_ROOM, &mut self.events).await?;
+            messages.iter().for_each(|message| self.event(message));
         }
+        more = true;
+        while more {
+            let messages;
+            (messages, more) = news(broker, CLUSTER_ROOM, &mut self.cluster).await?;
+            messages
+                .iter()
+                .filter_map(|message| vitals_of(message))
+                .for_each(|vitals| self.hear(vitals, now));
+        }
+        self.forget(now);
+        Ok(())
+    }
+
+    fn hear(&mut self, vitals: Vitals, heard: u64) {
+        self.told.insert(vitals.id.clone(), heard);
+        self.vitals.insert(vitals.id.clone(), vitals);
+    }
+
+    fn event(&mut self, message: &Message) {
+        let Ok(EventData { id, run, at, .. }) = serde_json::from_str(message.data.get()) else { return };
+        let kind = match &*message.event {
+            "node_lost" => Kind::Node,
+            "gateway_lost" => Kind::Gateway,
+            "node_joined" | "gateway_joined" => {
+                self.lost.remove(&id);
+                return;
+            }
+            _ => return,
+        };
+        match run {
+            Some(run) => self.lost_runs.insert(id.clone(), run),
+            None => self.lost_runs.remove(&id),
+        };
+        self.lost.insert(id, (kind, at));
     }
 
     fn forget(&mut self, now: u64) {
         self.told.retain(|_, at| now.saturating_sub(*at) < FRESH_MS);
         self.vitals.retain(|id, _| self.told.contains_key(id));
-        self.lost.retain(|_, (_, at)| now.saturating_sub(*at) < FORGET_MS);
+        // That a run was lost may be told after the next one has joined: by somebody who has not seen that one, or who could
+        // not publish it sooner.
+        let is_back = |id: &String| match (self.lost_runs.get(id), self.vitals.get(id)) {
+            (Some(lost), Some(vitals)) => vitals.run != *lost,
+            _ => false,
+        };
+        self.lost.retain(|id, (_, at)| now.saturating_sub(*at) < FORGET_MS && !is_back(id));
+        self.lost_runs.retain(|id, _| self.lost.contains_key(id));
     }
 
     /// What is known now.
@@ -117,15 +155,70 @@ impl Heard {
     }
 }
 
-/// What is new in a room, and whether it was read for the first time.
-async fn read(
+/// The vitals in a message; none for what another version wrote there.
+fn vitals_of(message: &Message) -> Option<Vitals> {
+    (&*message.event == VITALS_EVENT).then(|| serde_json::from_str(message.data.get()).ok()).flatten()
+}
+
+/// What a room has since a time, in order, and where it stood; page by page from the newest, as far as that can be read until
+/// `end`.
+async fn back(
+    broker: &dyn Broker,
+    name: &str,
+    since: u64,
+    end: Instant,
+) -> Result<(Position, VecDeque<Arc<Message>>), BrokerError> {
+    let room = room(name)?;
+    let read = async |replay| {
+        timeout_at(end, broker.history(&room, replay)).await.unwrap_or(Err(BrokerError::Timeout))
+    };
+    let newest = read(Replay::Last(PAGE)).await?;
+    let (position, mut page) = (newest.position, newest.messages);
+    let mut all = VecDeque::new();
+    while let Some(first) = page.first() {
+        let seq = first.seq;
+        // All of them: a process whose clock is behind is no end.
+        let reaches = page.iter().all(|message| message.timestamp < since);
+        page.drain(..).rev().for_each(|message| all.push_front(message));
+        if seq <= 1 || reaches {
+            break;
+        }
+        let before = (seq - 1).saturating_sub(PAGE as u64);
+        match read(Replay::Since { seq: before, limit: (seq - 1 - before) as usize }).await {
+            // Where the log has lost its end meanwhile, numbers name other messages.
+            Ok(older) if older.position.epoch == position.epoch => page = older.messages,
+            Ok(_) => break,
+            Err(error) => {
+                tracing::debug!(%error, room = name, "the past is known in part");
+                break;
+            }
+        }
+        // Where the log begins later, these are messages that are there already.
+        page.retain(|message| message.seq < seq);
+    }
+    Ok((position, all))
+}
+
+/// A page of what is new in a room, and whether there is more.
+async fn news(
     broker: &dyn Broker,
     name: &str,
     position: &mut Option<Position>,
 ) -> Result<(Vec<Arc<Message>>, bool), BrokerError> {
-    let first = position.is_none();
-    let replay = position.clone().map_or(Replay::Last(READ), Replay::After);
-    let history = broker.history(&room(name)?, replay).await?.unseen_by(position.as_ref());
-    *position = Some(history.position);
-    Ok((history.messages, first))
+    let room = room(name)?;
+    let mut history = match &*position {
+        Some(held) => broker.history(&room, Replay::Since { seq: held.seq, limit: PAGE }).await?,
+        None => broker.history(&room, Replay::Last(PAGE)).await?,
+    };
+    let is_older = |held: &Position| held.epoch != history.position.epoch || held.seq > history.position.seq;
+    if position.as_ref().is_some_and(is_older) {
+        history = broker.history(&room, Replay::Last(PAGE)).await?.unseen_by(position.as_ref());
+    }
+    let last = history.messages.last().map_or(history.position.seq, |last| last.seq);
+    let more = last < history.position.seq;
+    *position = Some(Position { seq: last, ..history.position });
+    Ok((history.messages, more))
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::board::{alarm_of, room};
 use super::courier::{Courier, Job, Manner};
+use super::evaluator::REFRESH_MS;
 use super::{Gauges, Outcome};
 
 /// Messages of a log that are read where nothing is known.
@@ -71,7 +72,7 @@ pub(super) struct Deliveries {
     couriers: Vec<(Webhook, Courier)>,
     give_up_ms: u64,
     gauges: Arc<Gauges>,
-    /// Deliveries that were offered or are known to be done, and the alarms' times.
+    /// Deliveries that were offered, are known to be done or are given up, and when their changes were told last.
     offered: BTreeMap<String, u64>,
     /// Where the log of alarms was read to.
     position: Option<Position>,
@@ -127,8 +128,7 @@ impl Deliveries {
             return Ok(());
         }
         self.read(now).await?;
-        let keep = self.give_up_ms * 2;
-        self.offered.retain(|_, at| now.saturating_sub(*at) < keep);
+        self.forget(now);
         while self.receipts.len() < RECEIPTS
             && let Ok(made) = self.made.try_recv()
         {
@@ -143,6 +143,12 @@ impl Deliveries {
             self.receipts.clear();
         }
         Ok(())
+    }
+
+    /// What fires is told again into the log once a day, and so stays known.
+    fn forget(&mut self, now: u64) {
+        let keep = (self.give_up_ms * 2).max(REFRESH_MS * 2);
+        self.offered.retain(|_, at| now.saturating_sub(*at) < keep);
     }
 
     async fn read(&mut self, now: u64) -> Result<(), BrokerError> {
@@ -161,13 +167,16 @@ impl Deliveries {
     /// Has every webhook told of an alarm that was not told of it.
     pub(super) fn offer(&mut self, alarm: &Alarm, now: u64) {
         let age = now.saturating_sub(alarm.at);
-        if age >= self.give_up_ms {
-            return;
-        }
         let Ok(body) = serde_json::to_string(alarm) else { return };
         for (hook, courier) in &self.couriers {
             let delivery = delivery_id(alarm, hook.url.expose());
-            if self.offered.contains_key(&delivery) {
+            // The same change again: somebody has acknowledged it, or it is told again so that it stays in the log.
+            if let Some(at) = self.offered.get_mut(&delivery) {
+                *at = (*at).max(alarm.at);
+                continue;
+            }
+            if age >= self.give_up_ms {
+                self.offered.insert(delivery, alarm.at);
                 continue;
             }
             let patience = Duration::from_millis(self.give_up_ms - age);
@@ -200,4 +209,75 @@ fn delivery_id(alarm: &Alarm, url: &str) -> String {
     let (since, change) = (alarm.since, alarm.change);
     let digest = Sha256::digest(format!("{}\n{since}\n{change}\n{url}", alarm.id));
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use tickmesh_cluster::broker::inbox;
+    use tickmesh_cluster::broker::memory::MemoryCluster;
+    use tickmesh_cluster::config::Secret;
+    use tickmesh_protocol::room::Classes;
+
+    use super::*;
+
+    const GIVE_UP_MS: u64 = 3_600_000;
+    const BEGUN: u64 = 1_700_000_000_000;
+
+    fn deliveries() -> (Deliveries, Receiver<Job>) {
+        let (inbox, _events) = inbox(1);
+        let (courier, jobs) = Courier::idle(16);
+        let hook = Webhook { url: Secret::new("http://localhost/"), secret: Secret::new("secret") };
+        let deliveries = Deliveries {
+            broker: Arc::new(MemoryCluster::new(Classes::default(), Arc::new(|| BEGUN)).connect(inbox)),
+            couriers: vec![(hook, courier)],
+            give_up_ms: GIVE_UP_MS,
+            gauges: Arc::default(),
+            offered: BTreeMap::new(),
+            position: None,
+            made: mpsc::channel(1).1,
+            receipts: VecDeque::new(),
+        };
+        (deliveries, jobs)
+    }
+
+    fn alarm() -> Alarm {
+        let text = format!(
+            r#"{{"id":"x","rule":"x","severity":"warning","subject":"","state":"firing","since":{BEGUN},"at":{BEGUN},
+            "value":1,"threshold":0,"unit":"","text":"","change":1}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn what_is_told_again_without_a_change_is_posted_once() {
+        let (mut deliveries, jobs) = deliveries();
+        let tell = |deliveries: &mut Deliveries, at: u64, change: u32| {
+            deliveries.offer(&Alarm { at, change, ..alarm() }, at);
+            deliveries.forget(at);
+            jobs.try_iter().count()
+        };
+        assert_eq!(tell(&mut deliveries, BEGUN, 1), 1);
+        // Acknowledged after hours, and then refreshed every day.
+        let acknowledged = BEGUN + 3 * GIVE_UP_MS;
+        assert_eq!(tell(&mut deliveries, acknowledged, 1), 0, "that somebody has seen it is no change");
+        for day in 1..=7 {
+            assert_eq!(tell(&mut deliveries, acknowledged + day * (REFRESH_MS + 60_000), 1), 0, "day {day}");
+        }
+        let end = acknowledged + 8 * REFRESH_MS;
+        assert_eq!(tell(&mut deliveries, end, 2), 1, "its end is");
+        deliveries.forget(end + 2 * REFRESH_MS);
+        assert!(deliveries.offered.is_empty(), "what is over is forgotten");
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_posted_because_somebody_has_seen_it() {
+        let (mut deliveries, jobs) = deliveries();
+        let late = BEGUN + GIVE_UP_MS;
+        // As in the log that a node reads which goes on: the beginning, and that it was acknowledged.
+        deliveries.offer(&alarm(), late);
+        deliveries.offer(&Alarm { at: late, ..alarm() }, late);
+        assert_eq!(jobs.try_iter().count(), 0);
+    }
 }
