@@ -21,7 +21,7 @@ use crate::opening::{self, Errors, wait_until};
 use crate::procstat::{Figures, Processes};
 use crate::report::Report;
 use crate::requests::Requests;
-use crate::scan::{self, Item};
+use crate::scan::{self, Envelope, Item};
 
 /// Samples that are taken, evenly spread.
 const SAMPLES: u32 = 400;
@@ -181,7 +181,7 @@ impl Soak {
                 let parsed = scan::parse(text, |item| {
                     let Item::Other(envelope) = item else { return };
                     match &*envelope.kind {
-                        "response" => answered.set(answered.get() + 1),
+                        "response" if answers_publish(envelope) => answered.set(answered.get() + 1),
                         "error" => self.fail(envelope.error_code.as_deref().unwrap_or("error")),
                         _ => {}
                     }
@@ -236,5 +236,25 @@ impl Soak {
             let grew = late > early * (1.0 + PART) + allowance;
             report.check(!grew, &format!("{label} grew from {early:.0} to {late:.0} {unit}"));
         }
+    }
+}
+
+/// Whether it answers one of the messages that a visit publishes: the subscription is answered, too.
+fn answers_publish(response: &Envelope<'_>) -> bool {
+    response.request_id.as_deref().is_some_and(|id| id.starts_with('p'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_a_subscription_is_none_to_a_message() {
+        let answers = |id: &str| {
+            let text =
+                format!(r#"{{"type":"response","request_id":{id},"success":true,"data":{{"seq":4}}}}"#);
+            answers_publish(&serde_json::from_str(&text).unwrap())
+        };
+        assert_eq!([r#""p0""#, r#""p19""#, r#""s""#, "null"].map(answers), [true, true, false, false]);
     }
 }

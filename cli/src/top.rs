@@ -25,7 +25,7 @@ pub(crate) use columns::Column;
 use crate::api::Api;
 use crate::args::TopArgs;
 use columns::Sorting;
-use model::Model;
+use model::{Liveness, Model};
 use plain::Plain;
 use watch::Unanswered;
 
@@ -50,6 +50,7 @@ async fn lines(api: &Api, args: &TopArgs, sorting: Sorting) -> anyhow::Result<()
     let mut plain = Plain::new(sorting);
     let mut times = tokio::time::interval(args.interval);
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut liveness = Liveness::default();
     let mut members = 0;
     let mut answered = false;
     loop {
@@ -57,12 +58,13 @@ async fn lines(api: &Api, args: &TopArgs, sorting: Sorting) -> anyhow::Result<()
         match watch::look(api, members).await {
             Ok(answers) => {
                 answered = true;
-                let mut model = Model::of(&answers);
+                let told_at = now();
+                let mut model = Model::of(&answers, &mut liveness, told_at);
                 members = model.processes.len();
                 if let Some(trouble) = &answers.trouble {
                     eprintln!("tickmesh: {}", text::clean(trouble));
                 }
-                match plain.write(&mut io::stdout().lock(), &mut model, now()) {
+                match plain.write(&mut io::stdout().lock(), &mut model, told_at) {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                     written => written?,
                 }

@@ -233,6 +233,12 @@ async fn an_alarm_comes_is_acknowledged_and_is_over() {
     page.until_text(&format!("{alarm}.acknowledged"), "acknowledged by").await;
     let told = Sandbox::http(cluster.gateway.address(), "GET", "/api/v1/alarms", "", "").await.json();
     assert!(told["alarms"][0]["acknowledged_at"].is_number(), "{told}");
+
+    // Its log tells a page that comes later, too, whatever the API answered before; to those who listen it is no news.
+    let later = json!({"command": "open", "url": cluster.url("/dashboard"), "without": "/api/v1/alarms"});
+    page.command(later).await;
+    page.until_text(&format!("{alarm}.acknowledged"), "acknowledged by").await;
+    assert_eq!(page.evaluate("document.querySelector('#announcer').textContent").await, "");
     drop(clients);
     page.until(&format!("document.querySelector('{alarm}')?.dataset.state === 'resolved'")).await;
     page.until_text("#tile-alarms", "0").await;

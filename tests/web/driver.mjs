@@ -14,7 +14,7 @@ let context, page, debug, host;
 const foreign = [], errors = [];
 let sockets = 0;
 
-async function open({ url, dark = false, width = 1280, height = 900, language = "en-GB", crowd }) {
+async function open({ url, dark = false, width = 1280, height = 900, language = "en-GB", crowd, without }) {
   await context?.close();
   foreign.length = errors.length = sockets = 0;
   host = new URL(url).host;
@@ -35,6 +35,8 @@ async function open({ url, dark = false, width = 1280, height = 900, language = 
     // That something could not be loaded is told by the browser where an answer is an error status: some are meant to be.
     if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) errors.push(message.text());
   });
+  // A call that nobody answers.
+  if (without) await page.route(`**${without}`, (route) => route.abort());
   if (crowd) await new Crowd(crowd).serve(page);
   await page.goto(url);
 }

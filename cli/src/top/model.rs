@@ -1,10 +1,10 @@
 //! What is known of the cluster: answers of its API become processes, rooms, events and alarms.
 //!
-//! Invariants: a process that was not heard of for [`SILENCE`] and is no member is gone; one that is a member stays, as silent.
-//! Ages are told by the times at which the cluster took the messages, so the clocks of its machines do not matter as long
-//! as they are within [`SKEW`].
+//! Invariants: a process that was not heard of for [`SILENCE`](liveness::SILENCE) and is no member is gone; one that is a member
+//! stays, as silent. How long that is goes by what [`Liveness`] saw itself, so the clocks of the cluster's machines do not matter.
 //! It knows no terminal, no HTTP and no clock.
 
+mod liveness;
 #[cfg(test)]
 mod tests;
 
@@ -15,11 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::text::clean;
-
-/// In milliseconds: vitals come once a second.
-const SILENCE: u64 = 3_000;
-/// In milliseconds: what is older than that by the clock of the node that answered is no news, however new the rest is.
-const SKEW: u64 = 10_000;
+pub(super) use liveness::Liveness;
 
 /// What the API answered to one look at it.
 #[derive(Debug, Default)]
@@ -234,29 +230,33 @@ type Key = (Kind, String);
 /// The newest vitals of a process.
 struct Heard {
     seq: u64,
-    /// When the cluster took them; UTC milliseconds, as the next.
+    /// When it told them, by its own clock; UTC milliseconds, as the next.
     at: u64,
-    /// When the node answered that told them.
+    /// When the process answered that handed them on, by that one's clock.
     server_time: u64,
     vitals: Vitals,
 }
 
 impl Model {
-    /// What there is to show now. Nothing of an earlier look is left, so what a server no longer tells is not shown.
-    pub(super) fn of(answers: &Answers) -> Self {
+    /// What there is to show now. Of earlier looks nothing is left but `liveness`, so what a server no longer tells is not shown.
+    /// `now` is in milliseconds, of one clock for all looks.
+    pub(super) fn of(answers: &Answers, liveness: &mut Liveness, now: u64) -> Self {
         let members = members(&answers.cluster);
         let heard = heard(answers.vitals.as_ref());
-        let newest = heard.values().map(|heard| heard.at.max(heard.server_time.saturating_sub(SKEW))).max();
-        let newest = newest.unwrap_or(0);
-        let fresh = |at: u64| at + SILENCE > newest;
-        let any_fresh = heard.values().any(|heard| fresh(heard.at));
+        if let Some(log) = &answers.vitals {
+            liveness.look(log["epoch"].as_str().unwrap_or_default(), &heard, &members, now);
+        }
+        let fresh = |key: &Key| liveness.fresh(key, now);
+        let any_fresh = heard.keys().any(fresh);
 
         let mut known: BTreeMap<&Key, (State, &Vitals)> = BTreeMap::new();
         for (key, member) in &members {
-            known.insert(key, (state(member), member));
+            // One that is silent for long is not among the newest messages any more.
+            let silent = any_fresh && liveness.silent(key, now);
+            known.insert(key, (if silent { State::Silent } else { state(member) }, member));
         }
-        for (key, Heard { at, vitals, .. }) in &heard {
-            match (fresh(*at), members.contains_key(key)) {
+        for (key, Heard { vitals, .. }) in &heard {
+            match (fresh(key), members.contains_key(key)) {
                 (true, _) => known.insert(key, (state(vitals), vitals)),
                 // Vitals of all that are old are of a room that nobody writes to any more.
                 (false, true) if !any_fresh => None,

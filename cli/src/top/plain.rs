@@ -129,12 +129,13 @@ mod tests {
 
     use super::super::columns::Column;
     use super::super::fixture::{NOW, answers, log, small, vitals};
-    use super::super::model::Answers;
+    use super::super::model::{Answers, Liveness};
     use super::*;
 
     fn block(plain: &mut Plain, answers: &Answers) -> String {
         let mut out = Vec::new();
-        plain.write(&mut out, &mut Model::of(answers), NOW).expect("written");
+        let mut model = Model::of(answers, &mut Liveness::default(), NOW);
+        plain.write(&mut out, &mut model, NOW).expect("written");
         String::from_utf8(out).expect("text")
     }
 

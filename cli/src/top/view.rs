@@ -10,7 +10,7 @@ mod tests;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::columns::{Column, Sorting};
-use super::model::{Answers, Model};
+use super::model::{Answers, Liveness, Model};
 
 /// What is to be done after a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub(super) struct View {
     /// Whom it asks.
     via: String,
     model: Model,
+    liveness: Liveness,
     /// When the model was told, in UTC milliseconds; none before the first answer.
     told_at: Option<u64>,
     trouble: Option<Trouble>,
@@ -49,6 +50,7 @@ impl View {
         Self {
             via: super::text::clean(via),
             model: Model::default(),
+            liveness: Liveness::default(),
             told_at: None,
             trouble: None,
             sorting,
@@ -60,7 +62,7 @@ impl View {
 
     /// Shows what was answered. A part that failed is told, as the rest is shown.
     pub(super) fn tell(&mut self, answers: &Answers, now: u64) {
-        self.model = Model::of(answers);
+        self.model = Model::of(answers, &mut self.liveness, now);
         self.told_at = Some(now);
         match &answers.trouble {
             Some(text) => self.fail(text, now),

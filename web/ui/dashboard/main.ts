@@ -25,6 +25,8 @@ const LEASES_MS = 5_000;
 const BUSIEST = 20;
 /** Messages of the past that are asked for, at most. */
 const HISTORY = 2_000;
+/** And of those of alarms: what is told between the API's answer and the subscription is among them. */
+const ALARM_HISTORY = 200;
 const [CLUSTER, EVENTS, ALERTS] = ["system_cluster", "system_events", "system_alerts"] as const;
 const ROOMS = [CLUSTER, EVENTS, ALERTS];
 
@@ -77,9 +79,12 @@ class Dashboard {
       },
       refused: refused(EVENTS),
     });
-    this.#connection.follow(ALERTS, {}, {
-      message: (message) => this.#alarm(message.data as Alarm),
-      anew: () => void this.#lookAtAlarms(),
+    this.#connection.follow(ALERTS, { history: ALARM_HISTORY }, {
+      message: (message, replay) => this.#alarm(message, replay),
+      anew: () => {
+        this.#alarms.anew();
+        void this.#lookAtAlarms();
+      },
       refused: refused(ALERTS),
     });
     void this.#lookAtAlarms();
@@ -100,12 +105,14 @@ class Dashboard {
   #vitals({ data }: Message, replay: boolean): void {
     const said = vitals(data);
     if (!said) return;
-    this.#series.add(said);
+    this.#series.add(said, this.#serverNow());
     this.#store.hear(said, this.#clock.now() - (replay ? Math.max(0, this.#serverNow() - said.at) : 0));
   }
 
-  #alarm(alarm: Alarm): void {
-    if (!this.#alarms.take(alarm)) return;
+  #alarm({ data, seq }: Message, replay: boolean): void {
+    const alarm = data as Alarm;
+    // What was before this page is no news; what was told while the connection was away is.
+    if (!this.#alarms.tell(alarm, seq) || (replay && this.#connection.greetings === 1)) return;
     this.#alarmView.announce(alarm);
     this.#drawAlarms();
   }
@@ -124,7 +131,7 @@ class Dashboard {
   async #lookAtAlarms(): Promise<void> {
     try {
       const { alarms } = await api<{ alarms: Alarm[] }>("alarms");
-      for (const alarm of alarms) this.#alarms.take(alarm);
+      this.#alarms.answer(alarms);
       this.#problems.delete("alarms");
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -174,10 +181,7 @@ class Dashboard {
     this.#map.show(gateways, nodes);
     this.#members.show(gateways, nodes, now);
     this.#roomTable.show(busiest(nodes.map((node) => node.vitals).filter((said) => said !== null), BUSIEST));
-    if (this.#connection.state.phase === "connected") {
-      this.#series.trim(now);
-      this.#charts.show(this.#series.rows(now));
-    }
+    if (this.#connection.state.phase === "connected") this.#charts.show(this.#series.rows(now));
     const problem = [...this.#problems.values()].join(" ");
     toggle(byId("problem"), problem !== "");
     text(byId("problem"), problem);

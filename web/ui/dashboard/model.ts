@@ -105,6 +105,8 @@ export interface Alarm {
   readonly text: string;
   readonly acknowledged_by: string | null;
   readonly acknowledged_at: number | null;
+  /** How often it has changed since it began, from 1. */
+  readonly change: number;
 }
 
 /** One of `GET /api/v1/sessions`. */

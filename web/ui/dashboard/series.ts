@@ -4,6 +4,8 @@ import type { Vitals } from "./model";
 
 /** How far back charts go, in seconds. */
 export const SPAN_S = 300;
+/** What is older is kept no longer, in milliseconds: no chart shows it. */
+const KEPT_MS = (SPAN_S + 5) * 1_000;
 /** How long what a node said holds where the next one is late, in milliseconds. */
 const HOLDS_MS = 3_000;
 
@@ -25,11 +27,14 @@ export interface Rows {
 }
 
 export class Series {
-  /** By node, in order of time. */
+  /** By node, in order of time. Bounded whether anybody looks or not: in a tab that is not seen nothing is drawn. */
   readonly #said = new Map<string, Vitals[]>();
 
-  add(vitals: Vitals): void {
-    if (vitals.kind !== "node") return;
+  /** `now` in UTC milliseconds. */
+  add(vitals: Vitals, now: number): void {
+    this.#trim(now);
+    // What is far ahead, by a clock that is wrong, would stay until its time has come.
+    if (vitals.kind !== "node" || Math.abs(now - vitals.at) > KEPT_MS) return;
     let list = this.#said.get(vitals.id);
     if (!list) this.#said.set(vitals.id, (list = []));
     // From the log and live, some come twice.
@@ -39,9 +44,13 @@ export class Series {
     list.splice(at, 0, vitals);
   }
 
-  /** Forgets what no chart shows. `now` in UTC milliseconds. */
-  trim(now: number): void {
-    const oldest = now - (SPAN_S + 5) * 1_000;
+  /** How many are kept. */
+  get size(): number {
+    return [...this.#said.values()].reduce((total, list) => total + list.length, 0);
+  }
+
+  #trim(now: number): void {
+    const oldest = now - KEPT_MS;
     for (const [id, list] of this.#said) {
       let gone = 0;
       while (gone < list.length && list[gone]!.at < oldest) gone += 1;

@@ -46,35 +46,87 @@ test("sums count sessions of nodes, not links, and the worst latency", () => {
 
 test("series sum over nodes, hold over a late message, and say nothing where nothing was said", () => {
   const series = new Series();
-  for (const at of [100_100, 101_100, 103_100]) series.add(node("a", at, { quality_counts: [1, 0, 0, 0, 0, 0, 0, 0, 0, 3] }));
-  series.add(node("b", 101_900));
-  series.add(node("b", 101_900));
+  for (const at of [100_100, 101_100, 103_100]) series.add(node("a", at, { quality_counts: [1, 0, 0, 0, 0, 0, 0, 0, 0, 3] }), at);
+  series.add(node("b", 101_900), 103_100);
+  series.add(node("b", 101_900), 103_100);
   const rows = series.rows(109_000);
   assert.equal(rows.time.length, SPAN_S);
   const at = (second: number) => rows.connections[rows.time.indexOf(second)];
   assert.deepEqual([99, 100, 101, 102, 103, 104, 107, 109].map(at), [null, 10, 20, 20, 20, 10, null, null]);
   assert.deepEqual(rows.quality.map((band) => band[rows.time.indexOf(100)]), [25, 0, 0, 75]);
-  series.trim(109_000 + (SPAN_S + 60) * 1_000);
-  assert.ok(series.rows(109_000).connections.every((value) => value === null));
+});
+
+test("what is kept of the past is bounded whether it is drawn or not", () => {
+  const series = new Series();
+  for (let second = 0; second < 10 * SPAN_S; second += 1) {
+    const now = second * 1_000;
+    for (const id of ["a", "b"]) series.add(node(id, now), now);
+    // Clocks that are hours off, and nodes that come and go.
+    series.add(node("ahead", now + 3_600_000), now);
+    series.add(node("behind", now - 3_600_000), now);
+    series.add(node(`gone-${second}`, now), now);
+    assert.ok(series.size <= 3 * (SPAN_S + 6), `${series.size} at ${second}`);
+  }
+  const { connections } = series.rows(10 * SPAN_S * 1_000 - 1);
+  assert.ok(connections.every((value) => value !== null && value >= 20), "all that charts show is there");
 });
 
 const alarm = (id: string, more: Partial<Alarm> = {}): Alarm => ({
   id, rule: "node_lost", severity: "warning", subject: "", state: "firing", since: 1, at: 1, value: 1, threshold: 0, unit: "", text: id,
-  acknowledged_by: null, acknowledged_at: null, ...more,
+  acknowledged_by: null, acknowledged_at: null, change: 1, ...more,
 });
+const states = (alarms: Alarms) => [...alarms.firing(), ...alarms.resolved(0)].map(({ id, state }) => `${id} ${state}`);
 
 test("a newer alarm of the same id replaces it; only its beginning and end are news", () => {
   const alarms = new Alarms();
-  assert.equal(alarms.take(alarm("a")), true);
-  assert.equal(alarms.take(alarm("a", { at: 2, acknowledged_by: "me" })), false);
-  assert.equal(alarms.take(alarm("a", { at: 1 })), false);
-  alarms.take(alarm("b", { severity: "critical", at: 3 }));
-  alarms.take(alarm("c", { at: 3 }));
+  assert.equal(alarms.tell(alarm("a"), 1), true);
+  assert.equal(alarms.tell(alarm("a", { at: 2, acknowledged_by: "me" }), 2), false);
+  assert.equal(alarms.tell(alarm("a", { at: 1 }), 1), false);
+  alarms.tell(alarm("b", { severity: "critical", at: 3 }), 3);
+  alarms.tell(alarm("c", { at: 3 }), 4);
   assert.deepEqual(alarms.firing().map(({ id }) => id), ["b", "c", "a"]);
-  assert.equal(alarms.take(alarm("b", { state: "resolved", at: 4 })), true);
+  assert.equal(alarms.tell(alarm("b", { state: "resolved", at: 4, change: 2 }), 5), true);
   assert.deepEqual(alarms.firing().map(({ id }) => id), ["c", "a"]);
   assert.deepEqual(alarms.resolved(5).map(({ id }) => id), ["b"]);
   assert.deepEqual(alarms.resolved(60 * 60_000), []);
+});
+
+test("an alarm ends and is acknowledged by the order of its log, whatever clock told it", () => {
+  const alarms = new Alarms();
+  alarms.tell(alarm("a", { since: 90, at: 100 }), 7);
+  alarms.tell(alarm("b", { since: 90, at: 100 }), 8);
+  // The node that goes on has a clock that is behind.
+  assert.equal(alarms.tell(alarm("a", { since: 90, at: 50, state: "resolved", change: 2 }), 9), true);
+  alarms.tell(alarm("b", { since: 90, at: 50, acknowledged_by: "me", acknowledged_at: 50 }), 10);
+  assert.deepEqual(states(alarms), ["b firing", "a resolved"]);
+  assert.equal(alarms.firing()[0]?.acknowledged_by, "me");
+  // It begins again, and what comes once more of the log changes nothing.
+  assert.equal(alarms.tell(alarm("a", { since: 60, at: 60 }), 11), true);
+  assert.equal(alarms.tell(alarm("a", { since: 90, at: 50, state: "resolved", change: 2 }), 9), false);
+  assert.deepEqual(states(alarms), ["a firing", "b firing"]);
+  // Another life of the log counts from 1 again.
+  alarms.anew();
+  assert.equal(alarms.tell(alarm("b", { since: 90, at: 51, state: "resolved", change: 2, acknowledged_by: "me" }), 1), true);
+  assert.deepEqual(states(alarms), ["a firing", "b resolved"]);
+});
+
+test("the API's answer tells what the log does not, and does not undo what it has told since", () => {
+  const over = alarm("a", { at: 50, state: "resolved", change: 2 });
+  for (const order of ["answer", "log"]) {
+    const alarms = new Alarms();
+    // The answer was given before the alarm was over, and by a clock that is ahead.
+    const answer = () => alarms.answer([alarm("a", { at: 100 }), alarm("old", { at: 3 })]);
+    const log = () => {
+      alarms.tell(alarm("a", { at: 100 }), 1);
+      alarms.tell(over, 2);
+    };
+    if (order === "answer") { answer(); log(); } else { log(); answer(); }
+    assert.deepEqual(states(alarms), ["old firing", "a resolved"], order);
+    assert.equal(alarms.tell(over, 2), false);
+  }
+  const alarms = new Alarms();
+  alarms.answer([alarm("a", { at: 100 })]);
+  assert.equal(alarms.tell(over, 9), true, "its beginning is no more in what the log told");
 });
 
 test("a room's messages are the same at every node, its subscribers are not", () => {

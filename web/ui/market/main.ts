@@ -7,6 +7,7 @@ import { Connection, type Message } from "../shared/protocol";
 import { signIn, startSignOut } from "../shared/signin";
 import { showState, startControls } from "../shared/status";
 import { onTheme } from "../shared/theme";
+import { decoded } from "./address";
 import { type Bar, Bars, bar } from "./bars";
 import { Chart, type Mode } from "./chart";
 import { ENOUGH } from "./mini";
@@ -68,7 +69,7 @@ class Market {
     setInterval(() => this.#facts(), 1_000);
     setInterval(() => void this.#findSymbols(), ROOMS_MS);
     addEventListener("online", () => this.#connection.hurry());
-    addEventListener("hashchange", () => this.#choose(decodeURIComponent(location.hash.slice(1))));
+    addEventListener("hashchange", () => this.#choose(decoded(location.hash)));
   }
 
   async #askForToken(): Promise<void> {
@@ -124,8 +125,7 @@ class Market {
       refused: refused(kline),
     });
     void this.#askForBars(symbol);
-    const wanted = decodeURIComponent(location.hash.slice(1));
-    if (this.#chosen === "" || symbol === wanted) this.#choose(symbol);
+    if (this.#chosen === "" || symbol === decoded(location.hash)) this.#choose(symbol);
   }
 
   async #askForBars(symbol: string): Promise<void> {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { decoded } from "./address";
 import { type Bar, Bars, MOST, bar } from "./bars";
 import { Quote, TICKS, begin } from "./quotes";
 
@@ -75,4 +76,8 @@ test("a message is taken once, and the list of ticks is bounded", () => {
   begin(quote);
   quote.take(message(1, { price: 77 }));
   assert.equal(quote.price, 77);
+});
+
+test("an address that encodes nothing names no symbol, and stops nothing", () => {
+  assert.deepEqual(["", "#", "#EURUSD", "#BRK%2FB", "#%", "#%E4%BD"].map(decoded), ["", "", "EURUSD", "BRK/B", "", ""]);
 });

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::super::fixture::{NOW, answers, vitals};
-use super::super::model::Model;
+use super::super::model::{Liveness, Model};
 use super::*;
 
 fn processes(all: &[Value]) -> Vec<Process> {
-    Model::of(&answers(all)).processes
+    Model::of(&answers(all), &mut Liveness::default(), NOW).processes
 }
 
 fn order(processes: &mut [Process], sorting: Sorting) -> String {
