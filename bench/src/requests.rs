@@ -123,7 +123,7 @@ impl Caller {
         let (action, payload) = if number.is_multiple_of(2) {
             ("echo", json!({ "number": number }))
         } else {
-            ("history", json!({ "room": "bench_requests", "limit": number }))
+            ("history", json!({ "room": "bench_requests", "limit": 1 + number % 1_000 }))
         };
         json!({"type": "request", "request_id": number.to_string(), "action": action, "payload": payload})
             .to_string()

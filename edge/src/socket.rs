@@ -59,11 +59,16 @@ impl Socket {
         self.tcp().is_none()
     }
 
-    /// Lets the system wait so long for the peer to take what was written, and for a sign of it.
-    pub fn set_patience(&self, patience: Duration) {
+    /// Goes by what is known of the client now, see [`Patience`].
+    ///
+    /// A peer whose window is small and mostly shut reads on, but to Linux it is one that has been probed since the window was
+    /// shut for the first time, and `TCP_USER_TIMEOUT` ends it in the midst of its reading. So for those that may read slowly
+    /// there is none: who takes nothing, or answers no ping, is seen without it.
+    pub fn set_patience(&self, patience: Patience, only_latest: bool) {
         if let Some(stream) = self.tcp() {
+            let system = (!only_latest).then_some(patience.usual);
             // A system that cannot serves without it.
-            let _ = SockRef::from(stream).set_tcp_user_timeout(Some(patience));
+            let _ = SockRef::from(stream).set_tcp_user_timeout(system);
         }
     }
 

@@ -227,7 +227,7 @@ impl Bridge {
             let wanted = self.worker.patience.with(self.relay.only_latest());
             if wanted != patience {
                 patience = wanted;
-                self.client.set_patience(patience);
+                self.client.set_patience(self.worker.patience, self.relay.only_latest());
             }
             let waiting = self.to_client.len();
             let Ok(client_has_all) = drain(&mut self.client, &mut self.to_client, &mut stalled) else {

@@ -154,6 +154,32 @@ async fn a_reader_of_latest_may_stop_for_longer_than_one_of_all() {
 }
 
 #[tokio::test]
+async fn a_reader_of_latest_with_a_small_window_may_take_as_long_as_it_likes() {
+    let sandbox = Sandbox::with(1, |config| {
+        config.server.tcp_user_timeout_ms = 1_000;
+        config.server.latest_timeout_ms = 2_000;
+    });
+    let latest = r#"{"type":"subscribe","request_id":"s","room":"market_1","delivery":"latest"}"#;
+    let mut slow = RawClient::connect(sandbox.address(0), Some(4_096)).await;
+    slow.send_text(latest).await;
+    eventually("it follows", || async {
+        sandbox.get("/api/v1/rooms/market_1").await.json()["subscribers"] == 1
+    })
+    .await;
+    // It always has something to read, reads all the time, and its window is shut nearly all the time.
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        for _ in 0..5 {
+            sandbox.publish("market_1", json!("x".repeat(1_000))).await;
+        }
+        for _ in 0..1_000 {
+            assert!(slow.trickle().await, "let go after {:?}", begun.elapsed());
+        }
+    }
+    assert_eq!(sandbox.connections().await, 1);
+}
+
+#[tokio::test]
 async fn a_rate_limited_subscriber_gets_at_most_its_rate_and_the_last_value() {
     let sandbox = Sandbox::open();
     let mut client = sandbox.client().await;

@@ -75,7 +75,7 @@ impl Io {
         let Connection { stream, early, records } = connection;
         let stall_timeout = patience.with(only_latest);
         if only_latest {
-            stream.set_patience(stall_timeout);
+            stream.set_patience(patience, only_latest);
         }
         Self {
             stream,
@@ -123,10 +123,11 @@ impl Io {
 
     /// Goes by what the client follows now.
     fn be_patient(&mut self, act: &SessionActor) {
-        let patience = self.patience.with(act.session.only_latest());
+        let only_latest = act.session.only_latest();
+        let patience = self.patience.with(only_latest);
         if patience != self.stall_timeout {
             self.stall_timeout = patience;
-            self.stream.set_patience(patience);
+            self.stream.set_patience(self.patience, only_latest);
         }
     }
 
