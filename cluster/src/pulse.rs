@@ -128,7 +128,7 @@ impl<M: Measure> Task<M> {
                 done = asked.recv() => {
                     if let Some(done) = done {
                         let (id, run) = (self.who.id.clone(), self.who.run);
-                        self.happened(Happening::Left, self.who.kind, (&id, run), &left(&id, run));
+                        self.happened(Happening::Left, self.who.kind, (&id, run), &gone(&id, run));
                         self.tell(Vec::new()).await;
                         let _ = done.send(());
                     }
@@ -180,12 +180,12 @@ impl<M: Measure> Task<M> {
         match change {
             Change::Left(report) if report.draining => {
                 let Report { kind, id, run, .. } = report;
-                self.happened(Happening::Left, *kind, (id, *run), &left(id, *run));
+                self.happened(Happening::Left, *kind, (id, *run), &gone(id, *run));
             }
             // Where another run is there under its name, that one has said so, and "lost" behind it would be read as its end.
             Change::Lost(report) if !self.is_there(&report.id) => {
                 let Report { kind, id, run, .. } = report;
-                self.happened(Happening::Lost, *kind, (id, *run), &format!("lost:{id}:{run}"));
+                self.happened(Happening::Lost, *kind, (id, *run), &gone(id, *run));
             }
             _ => return,
         }
@@ -234,9 +234,10 @@ impl<M: Measure> Task<M> {
     }
 }
 
-/// A process that leaves is told of by itself, or by others where it was killed after it had said so.
-fn left(id: &str, run: u64) -> String {
-    format!("left:{id}:{run}")
+/// The `message_id` of the end of a run, however it is told: who said that it goes is not told to be lost as well by those who
+/// did not hear it in time, since the first that is published under an id counts.
+fn gone(id: &str, run: u64) -> String {
+    format!("gone:{id}:{run}")
 }
 
 fn message(room: &str, event: &str, data: &impl Serialize, at: u64) -> Option<Publish> {
