@@ -200,6 +200,8 @@ async fn the_page_comes_back_by_itself_when_the_gateway_does() {
     let mut cluster = Cluster::start(&[]).await;
     let mut page = Browser::start();
     page.open(&cluster.url("/dashboard")).await;
+    // Not by what HTTP tells alone.
+    page.until("document.querySelector('#state').className === 'connected'").await;
     condition(&mut page, "n1", "up").await;
     let at = cluster.gateway.address();
     cluster.gateway.kill();

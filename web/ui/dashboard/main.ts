@@ -61,6 +61,7 @@ class Dashboard {
         // Rooms that were refused are asked for again.
         for (const room of ROOMS) this.#problems.delete(room);
         void this.#lookAtLeases();
+        if (this.#problems.has("alarms")) void this.#lookAtAlarms();
       }
       if (state.phase === "refused") void this.#askForToken();
     });
