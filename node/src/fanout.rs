@@ -9,8 +9,9 @@
 //! Invariants: the batches of a room that reach a hub follow each other without a gap, or start at a place that the
 //! log could not join to what was before (sessions see that and announce `resync`). It must not know sessions.
 
+mod tap;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -22,6 +23,8 @@ use tickmesh_protocol::room::RoomName;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub(crate) use tap::{TAP, Tap, Tapped, tap};
 
 use crate::clock;
 use crate::hub::HubSender;
@@ -49,45 +52,6 @@ const READS: usize = 64;
 
 /// Index of a hub within its node.
 pub type HubIndex = usize;
-
-/// The index under which a [`Tap`] asks for rooms.
-pub(crate) const TAP: HubIndex = HubIndex::MAX;
-
-/// A reader that must never hold up the hubs: what it is too slow for is dropped, and it is told so.
-#[derive(Debug, Clone)]
-pub(crate) struct Tap {
-    batches: mpsc::Sender<Arc<Batch>>,
-    missed: Arc<AtomicBool>,
-}
-
-/// The other end of a tap.
-#[derive(Debug)]
-pub(crate) struct Tapped {
-    pub(crate) batches: mpsc::Receiver<Arc<Batch>>,
-    missed: Arc<AtomicBool>,
-}
-
-/// A tap that holds so many batches.
-pub(crate) fn tap(room: usize) -> (Tap, Tapped) {
-    let (sender, batches) = mpsc::channel(room);
-    let missed = Arc::<AtomicBool>::default();
-    (Tap { batches: sender, missed: missed.clone() }, Tapped { batches, missed })
-}
-
-impl Tap {
-    fn offer(&self, batch: &Arc<Batch>) {
-        if self.batches.try_send(batch.clone()).is_err() {
-            self.missed.store(true, Ordering::Release);
-        }
-    }
-}
-
-impl Tapped {
-    /// Whether something was dropped since this was asked last.
-    pub(crate) fn missed(&self) -> bool {
-        self.missed.swap(false, Ordering::AcqRel)
-    }
-}
 
 /// How hubs say which rooms they want.
 #[derive(Debug, Clone)]

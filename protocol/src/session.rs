@@ -25,6 +25,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 mod types;
+mod waiting;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -53,42 +54,11 @@ pub use rate::{Rates, too_fast};
 pub use recovery::Parked;
 use shaped::Held;
 pub use snapshot::{Snapshot, SubscriptionSnapshot};
-use socketio::{Answer, Entry, Face};
+use socketio::{Answer, Face};
 pub use socketio::{Application, FaceSnapshot, Handshake};
 use subscription::Subscription;
 pub use types::{Command, Counters, Now, Occurrence, Policy, Presence, Reply, Stitched, Ticket, Wire};
-
-/// A request whose answer waits for others.
-#[derive(Debug)]
-struct Waiting {
-    request_id: Box<str>,
-    trace_id: Option<Box<str>>,
-    purpose: Purpose,
-    number: Option<Done>,
-    answer: Answer,
-}
-
-#[derive(Debug)]
-enum Purpose {
-    /// A Socket.IO client enters the namespace.
-    Connect(Entry),
-    /// It does, and was there before.
-    Resume(Entry, Box<Identity>),
-    /// `respond` is false where the subscription is carried over from another node.
-    Subscribe {
-        room: RoomName,
-        respond: bool,
-    },
-    Publish,
-    History {
-        room: RoomName,
-    },
-    Authenticate,
-    Presence,
-    Ask,
-    /// Of this user.
-    Missed(String),
-}
+use waiting::{Purpose, Waiting};
 
 /// The machine; see the module's documentation.
 #[derive(Debug)]
