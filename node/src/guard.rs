@@ -3,7 +3,7 @@
 //! | level | what is done, each on top of those before |
 //! |---|---|
 //! | moderate | logs and series that are kept in memory are made smaller, what is out of date there is thrown away |
-//! | high | queues of connections are a quarter as long; no more connections are taken; what is kept in memory is halved again and again |
+//! | high | queues of connections are a quarter as long; no more connections are taken; what is kept in memory, sessions that wait for their client included, is halved again and again |
 //! | critical | queues are a sixteenth as long; again and again some of the worst connections are closed (1013) |
 //!
 //! Invariants: everything but what was closed or thrown away is taken back when the level falls; with nobody to close,
@@ -30,6 +30,9 @@ const PAUSE: u32 = 2;
 const WEIGH: Duration = Duration::from_millis(500);
 /// What a connection takes beside what waits for it, in bytes.
 const CONNECTION: u64 = 10 * 1024;
+
+/// What a session takes that waits for its client to come back, in bytes.
+const PARKED: u64 = 2 * 1024;
 
 /// What operators see of it.
 #[derive(Debug, Default)]
@@ -158,7 +161,8 @@ impl Guard {
         let all = self.weights().await;
         let connections: u64 = all.iter().map(|(_, weight)| weight.queued() as u64 + CONNECTION).sum();
         let logs = self.logs.as_ref().map_or(0, |logs| logs.bytes());
-        self.held = (Instant::now(), connections + logs);
+        let parked = self.shared.peers.parked() as u64 * PARKED;
+        self.held = (Instant::now(), connections + logs + parked);
     }
 
     /// What each session weighs, with the place of its hub.
@@ -212,6 +216,7 @@ impl Guard {
         if let Some(logs) = &self.logs {
             logs.halve();
         }
+        self.shared.peers.halve_parked();
         if level == Level::Critical {
             self.shed().await;
         }

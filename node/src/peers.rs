@@ -45,7 +45,7 @@ pub(crate) struct Peers {
     roster: Roster,
     counts: Mutex<Counts>,
     waiting: Mutex<FxHashMap<u64, Asker>>,
-    parking: Parking,
+    parking: Parking<Parked>,
 }
 
 /// Takes answers, each with the node that it is from.
@@ -130,12 +130,22 @@ impl Peers {
 
     /// Keeps a session for its client to come back to.
     pub(crate) fn park(&self, name: String, parked: Parked) {
-        self.parking.park(name, parked);
+        self.parking.park(Instant::now(), name, parked);
     }
 
     /// Throws away parked sessions that nobody came back to in time.
     pub(crate) fn sweep_parked(&self) {
-        self.parking.sweep();
+        self.parking.sweep(Instant::now());
+    }
+
+    /// Throws away the half of the parked sessions that has waited longest.
+    pub(crate) fn halve_parked(&self) {
+        self.parking.halve();
+    }
+
+    /// How many sessions are parked here.
+    pub(crate) fn parked(&self) -> usize {
+        self.parking.len()
     }
 
     /// A session that was parked here or on any other node.
@@ -144,7 +154,7 @@ impl Peers {
             if attempt > 0 {
                 sleep(UNPARKING_PAUSE).await;
             }
-            if let Some(parked) = self.parking.take(name) {
+            if let Some(parked) = self.parking.take(Instant::now(), name) {
                 return Some(parked);
             }
             let asked = self.ask(&Question::Unpark(name.to_owned()), Option::<Parked>::is_some).await;

@@ -216,7 +216,7 @@ impl Task {
         let (peers, hubs, alarms) = (self.peers.clone(), self.hubs.clone(), self.alarms.clone());
         tokio::spawn(async move {
             let answer = match question {
-                Question::Unpark(name) => to_raw_value(&peers.parking.take(&name)).ok(),
+                Question::Unpark(name) => to_raw_value(&peers.parking.take(Instant::now(), &name)).ok(),
                 Question::Acknowledge { alarm, user } => {
                     to_raw_value(&alarms.acknowledge(alarm, user).await).ok()
                 }
