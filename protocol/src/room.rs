@@ -182,6 +182,8 @@ pub fn default_classes() -> Vec<Class> {
         Class {
             presence: false,
             history_size: 5_000,
+            // Once a second from each process: longer than any rule of alarms or view of it looks back.
+            history_ttl_s: 900,
             ..class(vitals::CLUSTER_ROOM, Access::Operators, Access::Nobody)
         },
         kept(vitals::EVENTS_ROOM),
