@@ -10,6 +10,7 @@ mod alarms;
 mod batch;
 mod keys;
 mod kubernetes;
+mod limits;
 mod live;
 mod load;
 mod observe;
@@ -33,6 +34,7 @@ use tickmesh_protocol::room::{Class, default_classes};
 pub use alarms::{AlarmsConfig, Webhook};
 pub use batch::{BatchConfig, FlushWindow};
 pub use kubernetes::KubernetesConfig;
+pub use limits::{AcceptRate, LimitsConfig};
 pub use live::{ChangeError, Live, needing_restart};
 pub use load::{ConfigError, ConfigErrors, Sources};
 pub use observe::{LogConfig, LogFormat, OtlpConfig};
@@ -229,39 +231,6 @@ pub enum JwtAlgorithm {
     Es256,
 }
 
-/// `[limits]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LimitsConfig {
-    /// Connections of a node; more are answered 503.
-    pub max_connections: usize,
-    /// Connections from one address; more are answered 503. 0 for any number.
-    pub max_connections_per_address: usize,
-    /// Connections of one user; more are closed with 1008. 0 for any number.
-    pub max_connections_per_user: usize,
-    /// Connections that are taken each second; 0 for any number.
-    pub accept_per_second: u32,
-    /// Connections that may wait for their turn; more are answered 503.
-    pub accept_queue: usize,
-    /// Seconds after which a client that does nothing is let go; 0 for never.
-    pub stale_s: u64,
-    /// Largest message of a client, in bytes.
-    pub max_message_bytes: usize,
-    /// Bytes of live messages that may wait for one connection.
-    pub max_queue_bytes: usize,
-    /// Milliseconds that the oldest live message may wait for one connection; 0 for any time.
-    pub max_queue_age_ms: u64,
-    /// Rooms that one connection may follow.
-    pub max_subscriptions: usize,
-    /// Requests of one connection that may wait for others.
-    pub max_in_flight: usize,
-    /// Live messages held per subscription while its history is read.
-    pub max_gate_messages: usize,
-    /// Messages in one HTTP publish.
-    pub max_publish_batch: usize,
-    /// Largest HTTP body, in bytes.
-    pub max_http_body_bytes: usize,
-}
-
 /// `[heartbeat]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HeartbeatConfig {
@@ -362,7 +331,7 @@ impl Config {
                 max_connections: 10_000,
                 max_connections_per_address: 0,
                 max_connections_per_user: 0,
-                accept_per_second: 0,
+                accept_per_second: AcceptRate::Auto,
                 accept_queue: 10_000,
                 stale_s: 0,
                 max_message_bytes: 64 * 1024,

@@ -11,12 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tickmesh_cluster::config::AcceptRate;
+use tickmesh_protocol::crowd::Crowd;
 use tickmesh_protocol::rate::{Bucket, Limit};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 /// Turns that may be given at once are what falls into this time.
 const GRAIN: Duration = Duration::from_millis(20);
+/// Timers are late by up to this where nothing else is.
+const TIMER: Duration = Duration::from_millis(1);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -27,12 +31,30 @@ pub struct Door {
 
 #[derive(Debug)]
 struct State {
-    limit: Limit,
+    pace: Pace,
     max_waiting: usize,
     used: Bucket,
     turns: Turns<oneshot::Sender<()>>,
     /// A task gives turns.
     giving: bool,
+}
+
+/// How many are let in each second.
+#[derive(Debug)]
+enum Pace {
+    Fixed(u32),
+    Auto(Crowd),
+}
+
+impl Pace {
+    fn limit(&self) -> Limit {
+        let per_s = match self {
+            Self::Fixed(per_s) => *per_s,
+            Self::Auto(crowd) => crowd.per_s(),
+        };
+        let burst = per_s / (1_000 / GRAIN.as_millis() as u32);
+        Limit { per_s, burst: burst.max(1) }
+    }
 }
 
 /// Who waits, by address.
@@ -77,7 +99,7 @@ impl<T> Turns<T> {
 impl Default for Door {
     fn default() -> Self {
         let state = State {
-            limit: Limit::ANY,
+            pace: Pace::Fixed(0),
             max_waiting: 0,
             used: Bucket::default(),
             turns: Turns::default(),
@@ -88,11 +110,16 @@ impl Default for Door {
 }
 
 impl Door {
-    /// So many each second from now on, 0 for any number; beyond it at most so many wait.
-    pub fn set(&self, per_s: u32, max_waiting: usize) {
-        let burst = per_s / (1_000 / GRAIN.as_millis() as u32);
+    /// So many each second from now on; beyond it at most so many wait.
+    pub fn set(&self, rate: AcceptRate, max_waiting: usize) {
         let mut state = self.state.lock();
-        (state.limit, state.max_waiting) = (Limit { per_s, burst: burst.max(1) }, max_waiting);
+        state.max_waiting = max_waiting;
+        match (rate, &state.pace) {
+            (AcceptRate::Fixed(per_s), _) => state.pace = Pace::Fixed(per_s),
+            // What it has learnt still holds.
+            (AcceptRate::Auto, Pace::Auto(_)) => {}
+            (AcceptRate::Auto, Pace::Fixed(_)) => state.pace = Pace::Auto(Crowd::default()),
+        }
     }
 
     /// How many wait.
@@ -112,7 +139,7 @@ impl Door {
                 return Ok(());
             }
             if state.turns.len >= state.max_waiting {
-                let per_s = f64::from(state.limit.per_s.max(1));
+                let per_s = f64::from(state.pace.limit().per_s.max(1));
                 return Err(Duration::from_secs_f64(state.turns.len as f64 / per_s));
             }
             let (given, turn) = oneshot::channel();
@@ -128,10 +155,13 @@ impl Door {
     }
 
     fn take(&self, state: &mut State) -> Result<(), u64> {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let limit = state.limit;
-        // The clock of buckets begins anywhere but at 0, where all of them are empty.
-        state.used.take(limit, now + 1_000_000)
+        let limit = state.pace.limit();
+        state.used.take(limit, self.now_ms())
+    }
+
+    /// The clock of buckets begins anywhere but at 0, where all of them are empty.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX / 2) + 1_000_000
     }
 
     /// Gives turns as long as somebody waits.
@@ -151,7 +181,11 @@ impl Door {
                     while state.turns.pop().is_some_and(|given| given.send(()).is_err()) {}
                 }
             };
-            sleep(Duration::from_millis(wait)).await;
+            let due = Instant::now() + Duration::from_millis(wait);
+            sleep_until(due).await;
+            if let Pace::Auto(crowd) = &mut self.state.lock().pace {
+                crowd.saw(self.now_ms(), due.elapsed().saturating_sub(TIMER));
+            }
         }
     }
 }
@@ -179,7 +213,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn all_are_served_at_the_rate_and_one_address_does_not_keep_out_another() {
         let door = Arc::new(Door::default());
-        door.set(100, 1_000);
+        door.set(AcceptRate::Fixed(100), 1_000);
         let began = Instant::now();
         let enter = |n: u8| {
             let door = door.clone();
@@ -201,10 +235,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn without_a_rate_a_crowd_is_let_in_as_fast_as_the_thread_bears_it() {
+        let door = Arc::new(Door::default());
+        door.set(AcceptRate::Auto, 10_000);
+        let began = Instant::now();
+        let mut crowd = tokio::task::JoinSet::new();
+        for n in 0..5_000 {
+            let door = door.clone();
+            crowd.spawn(async move { door.enter(address((n % 200) as u8)).await });
+        }
+        // Time stands still as long as there is something to do.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(door.waiting() > 4_500, "not all at once: {}", door.waiting());
+        // Setting it again, as a reload does, sends nobody away.
+        door.set(AcceptRate::Auto, 10_000);
+        assert!(crowd.join_all().await.iter().all(Result::is_ok));
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_does_not_fit_is_told_when_there_will_be_a_turn() {
         let door = Arc::new(Door::default());
         assert_eq!(door.enter(address(1)).await, Ok(()), "no rate, no queue");
-        door.set(10, 20);
+        door.set(AcceptRate::Fixed(10), 20);
         let waiting: Vec<_> = (0..21)
             .map(|_| {
                 let door = door.clone();

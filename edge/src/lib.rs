@@ -2,7 +2,7 @@
 //!
 //! * [`listen`]: the listener and its sockets' options · [`socket`], [`tls`]: connections in the clear or not
 //! * [`service`]: the HTTP server · [`handshake`]: the WebSocket handshake, and what is refused · [`address`]: where a client is
-//! * [`limits`]: how many there may be · [`rate`], [`door`]: how often they may come · [`auth`]: who they are · [`metrics`]: what
+//! * [`limits`]: how many there may be · [`rate`], [`door`], [`exits`]: how often they may come, and go · [`auth`]: who they are · [`guard`]: how short memory is · [`metrics`]: what
 //!   operators see · [`tuning`]: what they change
 //!
 //! It must not know sessions or rooms, and of the cluster only the configuration.
@@ -10,6 +10,8 @@
 pub mod address;
 pub mod auth;
 pub mod door;
+pub mod exits;
+pub mod guard;
 pub mod handshake;
 pub mod held;
 pub mod kubernetes;

@@ -17,6 +17,10 @@ use crate::rate::{Keyed, millis};
 /// Clients that are sent away are told to come back at a random moment within so many milliseconds, so that not all are at
 /// another process's door at once.
 pub const RETRY_SPREAD_MS: u64 = 2_000;
+/// Who is let go because memory is short comes back no sooner than this, in milliseconds.
+pub const SHED_LEAST_MS: u64 = 5_000;
+/// And within so many from then.
+pub const SHED_SPREAD_MS: u64 = 10_000;
 /// Those who are not let in, no sooner than this.
 const RETRY_LEAST_MS: u64 = 1_000;
 

@@ -68,6 +68,8 @@ async fn readyz(gateway: web::Data<Shared>) -> HttpResponse {
 pub(crate) fn not_ready(gateway: &Shared) -> Option<&'static str> {
     if gateway.connections.draining() {
         Some("draining")
+    } else if gateway.connections.short_of_memory() {
+        Some("memory is short")
     } else if gateway.roster.lease() != LeaseState::Held {
         Some("no lease in the cluster")
     } else if gateway.nodes.choose(None, None).is_none() {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS};
+use tickmesh_edge::guard::Action;
+use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS, SHED_LEAST_MS, SHED_SPREAD_MS};
 use tickmesh_edge::metrics::{Transport, Way};
 use tickmesh_edge::socket::Socket;
 use tickmesh_protocol::close::CloseCode;
@@ -58,13 +59,15 @@ pub(crate) struct Bridge {
     pause: Option<(Instant, Cause)>,
     /// When the client is sent away, once the gateway stops.
     parting: Option<Instant>,
-    _guard: ConnectionGuard,
+    place: Option<ConnectionGuard>,
 }
 
 /// A client in the thread's counters.
 struct Counted {
     traffic: Arc<Traffic>,
     way: Way,
+    /// Bytes that wait for it or for its node.
+    waiting: u64,
 }
 
 impl Counted {
@@ -73,7 +76,15 @@ impl Counted {
         let way = Way { socketio, transport };
         traffic.clients.of(way).add(1);
         traffic.open.of(way).add(1);
-        Self { traffic, way }
+        Self { traffic, way, waiting: 0 }
+    }
+
+    fn waits(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        if bytes != self.waiting {
+            self.traffic.waiting_bytes.take(std::mem::replace(&mut self.waiting, bytes));
+            self.traffic.waiting_bytes.add(bytes);
+        }
     }
 
     fn received(&self, bytes: usize) {
@@ -94,6 +105,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.traffic.open.of(self.way).take(1);
+        self.waits(0);
     }
 }
 
@@ -138,7 +150,7 @@ impl Bridge {
             to_client,
             pause: None,
             parting: None,
-            _guard: guard,
+            place: Some(guard),
         }
     }
 
@@ -192,6 +204,15 @@ impl Bridge {
         None
     }
 
+    /// The client is gone: its place is free at once, and the rest goes when its turn comes.
+    async fn lost(&mut self) -> End {
+        self.place = None;
+        if let Some(at) = self.worker.exits.turn(Instant::now()) {
+            sleep_until(at).await;
+        }
+        End::Client
+    }
+
     fn close(&mut self, code: CloseCode) -> End {
         put_close(&mut self.to_client, code.code(), code.reason());
         End::Close
@@ -199,10 +220,18 @@ impl Bridge {
 
     /// The client is to come back, somewhere else and not at the same time as all others.
     fn go_away(&mut self) -> End {
-        let retry_after = rand::random_range(0..=RETRY_SPREAD_MS);
+        self.send_away(rand::random_range(0..=RETRY_SPREAD_MS), CloseCode::GoingAway)
+    }
+
+    /// It is to come back when there may be memory for it.
+    fn shed(&mut self) -> End {
+        self.send_away(SHED_LEAST_MS + rand::random_range(0..=SHED_SPREAD_MS), CloseCode::Overloaded)
+    }
+
+    fn send_away(&mut self, retry_after: u64, code: CloseCode) -> End {
         let hint = encode::going_away(self.encoding, retry_after, utc());
         self.to_client.extend_from_slice(&encode::frame_json(&hint, self.encoding));
-        self.close(CloseCode::GoingAway)
+        self.close(code)
     }
 
     /// Hands on in both directions until something ends it.
@@ -212,7 +241,7 @@ impl Bridge {
         self.relay.attach(&mut to_node);
         let mut records = Records::default();
         let mut state = at.state();
-        let mut stopping = self.worker.stopping.clone();
+        let (mut stopping, mut shedding) = (self.worker.stopping.clone(), self.worker.shedding.clone());
         let moving = at.moves.clone().acquire_owned();
         tokio::pin!(moving);
         let mut preparing: Option<Pin<Box<dyn Future<Output = Option<Link>>>>> = None;
@@ -231,16 +260,19 @@ impl Bridge {
             }
             let waiting = self.to_client.len();
             let Ok(client_has_all) = drain(&mut self.client, &mut self.to_client, &mut stalled) else {
-                return End::Client;
+                return self.lost().await;
             };
             self.counted.sent(waiting - self.to_client.len(), &self.client);
             let Ok(node_has_all) = drain(&mut node, &mut to_node, &mut None) else { return lost(target) };
+            self.counted.waits(self.to_client.capacity() + to_node.capacity());
             let give_up = [target.as_ref().map(|(_, at)| *at), stalled.map(|at| at + patience), self.parting];
             let give_up = give_up.into_iter().flatten().min();
             let hears_client = self.relay.wants_input() && to_node.len() < MAX_WAITING;
             tokio::select! {
                 ready = self.client.readable(), if hears_client => {
-                    let Ok(Some(read)) = ready.and_then(|()| receive(&mut self.client)) else { return End::Client };
+                    let Ok(Some(read)) = ready.and_then(|()| receive(&mut self.client)) else {
+                        return self.lost().await;
+                    };
                     self.counted.received(read.len());
                     if let Err(error) = self.relay.handle_client(&read, &mut to_node) {
                         return self.close(error.close_code());
@@ -309,13 +341,23 @@ impl Bridge {
                 () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
                     if stalled.is_some_and(|at| at.elapsed() >= patience) {
                         self.worker.traffic.slow.add(1);
-                        return End::Client;
+                        return self.lost().await;
                     }
                     if self.parting.is_some_and(|at| at <= Instant::now()) {
                         return self.go_away();
                     }
                     // What the node still sends is not listened to any more.
                     return lost(target);
+                }
+                Ok(()) = shedding.changed() => {
+                    let round = *shedding.borrow_and_update();
+                    let heavy = self.to_client.len() >= MAX_WAITING / 2;
+                    if !round.closes(heavy) {
+                        continue;
+                    }
+                    self.worker.memory.did(Action::Shed, 1);
+                    // Who is behind by so much is not told: that would have to wait behind it.
+                    return if heavy { self.lost().await } else { self.shed() };
                 }
                 _ = stopping.changed(), if self.parting.is_none() => {
                     self.parting = Some(Instant::now() + self.worker.parting());

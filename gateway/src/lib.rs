@@ -12,6 +12,7 @@ mod bridge;
 mod dial;
 mod edge;
 mod elsewhere;
+mod guard;
 mod metrics;
 mod nodes;
 mod pool;

@@ -15,6 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::redis::Health;
+use tickmesh_edge::guard::{Gauge, Shown};
 use tickmesh_edge::limits::{Connections, Refusal};
 use tickmesh_edge::metrics::{self, ByWay, Count, Figures, Requests};
 use tickmesh_telemetry::metrics::Traces;
@@ -71,6 +72,8 @@ pub(crate) struct Traffic {
     pub(crate) slow: Count,
     /// Links that wait for a client.
     pub(crate) idle_links: Count,
+    /// Bytes that are held because they wait for a client or a node.
+    pub(crate) waiting_bytes: Count,
 }
 
 /// The counters of a gateway.
@@ -138,6 +141,11 @@ impl Metrics {
         traffic
     }
 
+    /// Bytes that wait for clients and nodes.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.workers.lock().iter().map(|one| one.waiting_bytes.get()).sum()
+    }
+
     /// Counts a connection that was not taken.
     pub(crate) fn refused(&self, cause: &'static str) {
         self.refused.get_or_create(&Labels { cause }).inc();
@@ -171,10 +179,12 @@ impl Metrics {
         &self,
         nodes: Arc<Nodes>,
         connections: Arc<Connections>,
+        memory: Arc<Gauge>,
         redis: Option<Arc<Health>>,
     ) -> Registry {
         metrics::registry("gateway", redis, self.requests.clone(), |r| {
             r.register_collector(Box::new(Traces));
+            r.register_collector(Box::new(Shown(memory)));
             let r = r.sub_registry_with_prefix("gateway");
             let text = "Connections not taken, and clients without a node, by cause";
             r.register("connections_refused", text, self.refused.clone());
@@ -210,6 +220,8 @@ impl Collector for Now {
         figures.counters("clients", "Clients taken", taken)?;
         figures.bytes("received", "Bytes read from clients", sum(|one| &one.received_bytes))?;
         figures.bytes("sent", "Bytes written to clients", sum(|one| &one.sent_bytes))?;
+        let text = "Bytes that wait for clients and nodes";
+        figures.gauge("waiting_bytes", text, sum(|one| &one.waiting_bytes))?;
         let text = "Clients let go because they took nothing";
         figures.counter("slow_clients", text, sum(|one| &one.slow))?;
         let placeable = self.nodes.placeable().len() as u64;

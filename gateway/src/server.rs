@@ -19,6 +19,8 @@ use tickmesh_cluster::pulse::{Means, Pulse, Who};
 use tickmesh_cluster::seat::Seat;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::{Auth, AuthSetupError};
+use tickmesh_edge::exits::Exits;
+use tickmesh_edge::guard::Gauge;
 use tickmesh_edge::held::Lines;
 use tickmesh_edge::kubernetes::{NotInPod, keep_deletion_cost};
 use tickmesh_edge::limits::Connections;
@@ -31,11 +33,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::dial::Dialer;
+use crate::guard::Round;
 use crate::metrics::{Metrics, Traffic};
 use crate::nodes::{Nodes, Rules};
 use crate::pool::Pool;
 use crate::vitals::Meter;
-use crate::{api, edge, socketio};
+use crate::{api, edge, guard, socketio};
 
 /// A gateway cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Live>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
+    /// How short memory is.
+    pub(crate) memory: Arc<Gauge>,
     pub(crate) registry: Registry,
     pub(crate) origins: Vec<String>,
     /// Who may tell a client's address.
@@ -95,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) largest_poll: usize,
     /// How long a client may take nothing though there is something.
     pub(crate) patience: Patience,
+    /// Clients that are closed because memory is very short.
+    pub(crate) shedding: watch::Receiver<Round>,
     /// Becomes true when the gateway is about to stop.
     pub(crate) stopping: watch::Receiver<bool>,
     shutdown_timeout: Duration,
@@ -133,6 +140,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) pool: Rc<Pool>,
+    pub(crate) exits: Exits,
     /// What hands polls to other gateways.
     pub(crate) polls: awc::Client,
 }
@@ -143,7 +151,7 @@ impl Worker {
         let pool = Pool::new(shared.nodes.clone(), pool, traffic.clone());
         // A poll lasts; how many there are is bounded by the connections of clients.
         let polls = api::client(shared.nodes.dialer(), 0);
-        Rc::new(Self { shared, traffic, pool, polls })
+        Rc::new(Self { shared, traffic, pool, exits: Exits::default(), polls })
     }
 }
 
@@ -211,14 +219,17 @@ impl Gateway {
         let nodes = Nodes::start(roster.clone(), rules, dialer);
         let metrics = Metrics::new();
         let (stop, stopping) = watch::channel(false);
+        let (rounds, shedding) = watch::channel(Round::default());
+        let memory = Arc::<Gauge>::default();
         let shared = Arc::new(Shared {
             id: id.to_owned(),
-            registry: metrics.registry(nodes.clone(), connections.clone(), health.clone()),
+            registry: metrics.registry(nodes.clone(), connections.clone(), memory.clone(), health.clone()),
             nodes,
             roster,
             live,
             connections,
             metrics,
+            memory,
             origins: config.server.origins.clone(),
             proxies: Proxies::new(config.server.trusted_proxies.clone()),
             auth,
@@ -232,9 +243,11 @@ impl Gateway {
             ),
             largest_poll: config.limits.max_message_bytes + config.limits.max_queue_bytes,
             patience: Patience::new(&config.server),
+            shedding,
             stopping,
             shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
         });
+        guard::start(shared.clone(), rounds);
         let server = serve(config, options, listener, &shared, routes).map_err(listen)?;
         let who = Who { id: id.to_owned(), kind: Kind::Gateway, run };
         let means = Means { broker, roster: shared.roster.clone(), health, clock: utc };

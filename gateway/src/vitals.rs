@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tickmesh_cluster::pulse::Measure;
-use tickmesh_edge::metrics::{Usage, memory};
+use tickmesh_edge::metrics::Usage;
 use tickmesh_protocol::vitals::{GatewayVitals, Kind, Moved, Pauses, Vitals};
 
 use crate::api::not_ready;
@@ -21,7 +21,6 @@ pub(crate) struct Meter {
     address: String,
     zone: String,
     started_at: u64,
-    memory_limit: u64,
     usage: Usage,
     looked: Instant,
     /// Pauses of the last looks, the newest last.
@@ -37,7 +36,6 @@ impl Meter {
             address,
             zone,
             started_at,
-            memory_limit: memory::limit().unwrap_or(0),
             usage: Usage::new(),
             looked: Instant::now(),
             pauses: VecDeque::new(),
@@ -89,8 +87,8 @@ impl Measure for Meter {
             connections: shared.connections.open() as u64,
             cpu_percent,
             memory_bytes,
-            memory_limit_bytes: self.memory_limit,
-            memory_level: "normal".to_owned(),
+            memory_limit_bytes: shared.memory.limit(),
+            memory_level: shared.memory.level().name().to_owned(),
             queue_delay_ms: 0.0,
             quality: 100.0,
             node: None,

@@ -10,13 +10,12 @@
 //! nothing is closed. It must not know how memory is measured.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tickmesh_cluster::broker::memory::MemoryCluster;
 use tickmesh_cluster::config::Live;
-use tickmesh_edge::metrics::memory;
-use tickmesh_protocol::memory::{Estimate, Level, Levels};
+use tickmesh_edge::guard::{Action, Judge, Sight};
+use tickmesh_protocol::memory::Level;
 use tokio::time::{Instant, sleep};
 
 use crate::hub::{Request, Weight};
@@ -34,76 +33,13 @@ const CONNECTION: u64 = 10 * 1024;
 /// What a session takes that waits for its client to come back, in bytes.
 const PARKED: u64 = 2 * 1024;
 
-/// What operators see of it.
-#[derive(Debug, Default)]
-pub struct Gauge {
-    level: AtomicU8,
-    /// Bytes that are used, and that may be.
-    used: AtomicU64,
-    limit: AtomicU64,
-    actions: [AtomicU64; Action::ALL.len()],
-}
-
-/// What the guard does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
-    Shrink,
-    Tighten,
-    Refuse,
-    Shed,
-}
-
-impl Action {
-    const ALL: [Self; 4] = [Self::Shrink, Self::Tighten, Self::Refuse, Self::Shed];
-}
-
-impl Gauge {
-    /// Names of the levels.
-    pub const LEVELS: [Level; 4] = [Level::Normal, Level::Moderate, Level::High, Level::Critical];
-
-    /// The level now.
-    #[must_use]
-    pub fn level(&self) -> Level {
-        Self::LEVELS[usize::from(self.level.load(Ordering::Relaxed)).min(3)]
-    }
-
-    /// Bytes that were used when it looked last.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that may be used.
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    /// What was done how often; of connections that were closed, how many.
-    pub fn actions(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let count = |action: Action| self.actions[action as usize].load(Ordering::Relaxed);
-        [
-            ("shrink", count(Action::Shrink)),
-            ("tighten", count(Action::Tighten)),
-            ("refuse", count(Action::Refuse)),
-            ("shed", count(Action::Shed)),
-        ]
-        .into_iter()
-    }
-
-    fn did(&self, action: Action, times: u64) {
-        self.actions[action as usize].fetch_add(times, Ordering::Relaxed);
-    }
-}
-
 /// Starts it, on the present runtime. It ends with it.
 pub(crate) fn start(shared: Arc<Shared>, live: Arc<Live>, logs: Option<Arc<MemoryCluster>>) {
     let guard = Guard {
         shared,
         live,
         logs,
-        levels: Levels::default(),
-        estimate: Estimate::default(),
+        judge: Judge::default(),
         held: (Instant::now(), 0),
         pause: 0,
         cleaned: Instant::now(),
@@ -116,8 +52,7 @@ struct Guard {
     live: Arc<Live>,
     /// Where they are in this process.
     logs: Option<Arc<MemoryCluster>>,
-    levels: Levels,
-    estimate: Estimate,
+    judge: Judge,
     /// Bytes that are known to be held, and when that was looked at.
     held: (Instant, u64),
     /// Looks until more is thrown away or closed.
@@ -130,18 +65,11 @@ impl Guard {
         loop {
             let config = self.live.now().memory;
             sleep(Duration::from_millis(config.interval_ms)).await;
-            let limit = if config.limit_bytes > 0 { Some(config.limit_bytes) } else { memory::limit() };
-            let used = memory::used(config.limit_bytes > 0);
-            let (Some(limit), Some(resident)) = (limit, used) else { continue };
-            self.weigh(resident > limit / 2).await;
-            let used = self.estimate.in_use(resident, self.held.1);
-            let before = self.levels.level();
-            let level = self.levels.look(used, limit, config.high_percent);
-            let gauge = &self.shared.memory;
-            gauge.used.store(used, Ordering::Relaxed);
-            gauge.limit.store(limit, Ordering::Relaxed);
+            let Some(sight) = Sight::take(&config) else { continue };
+            self.weigh(sight.is_much()).await;
+            let (before, level) = self.judge.judge(&sight, self.held.1, &self.shared.memory);
             if level != before {
-                self.change(before, level, used, resident, limit);
+                self.change(before, level);
             }
             if level >= Level::High {
                 self.relieve(level).await;
@@ -175,15 +103,8 @@ impl Guard {
         all
     }
 
-    fn change(&mut self, before: Level, level: Level, used: u64, resident: u64, limit: u64) {
-        let shared = &self.shared;
-        if level > before {
-            tracing::warn!(level = level.name(), used, resident, limit, "memory is short");
-        } else {
-            tracing::info!(level = level.name(), used, resident, limit, "memory is less short");
-        }
-        let gauge = &shared.memory;
-        gauge.level.store(level as u8, Ordering::Relaxed);
+    fn change(&mut self, before: Level, level: Level) {
+        let (shared, gauge) = (&self.shared, &self.shared.memory);
         if let Some(logs) = &self.logs {
             logs.set_pressure(level as u32);
         }

@@ -22,6 +22,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::broker::BrokerError;
 use tickmesh_cluster::redis::Health;
+use tickmesh_edge::guard::{Gauge, Shown};
 use tickmesh_edge::limits::{Connections, Refusal};
 use tickmesh_edge::metrics::{self, BATCH, Count, Distribution, Figures, LATENCY, Requests};
 use tickmesh_protocol::close::CloseCode;
@@ -32,7 +33,6 @@ use tickmesh_store::Stores;
 use tickmesh_telemetry::metrics::Traces;
 
 use crate::alarms::Gauges;
-use crate::guard::Gauge;
 use crate::load::QueueDelay;
 use traffic::{AllTraffic, Traffic};
 
@@ -292,7 +292,8 @@ impl Metrics {
             r.register_collector(Box::new(stores::StoresCollector(stores)));
             r.register_collector(Box::new(alarms::AlarmsCollector(alarms)));
             r.register_collector(Box::new(AllTraffic(self.workers.clone())));
-            r.register_collector(Box::new(Whole { metrics: self.clone(), connections, delay, memory }));
+            r.register_collector(Box::new(Shown(memory)));
+            r.register_collector(Box::new(Whole { metrics: self.clone(), connections, delay }));
         })
     }
 }
@@ -303,7 +304,6 @@ struct Whole {
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     delay: Arc<QueueDelay>,
-    memory: Arc<Gauge>,
 }
 
 impl Collector for Whole {
@@ -314,14 +314,6 @@ impl Collector for Whole {
         figures.gauge("connections", text, self.connections.open() as u64)?;
         let text = "Connections that wait for their turn to be taken";
         figures.gauge("connections_waiting", text, self.connections.waiting() as u64)?;
-        let level = self.memory.level();
-        let levels = Gauge::LEVELS.map(|one| ([("level", one.name())], u64::from(one == level)));
-        figures.gauges("memory_level", "1 for how short memory is now", levels)?;
-        let text = "Memory that counts against the limit that the guard goes by";
-        figures.gauge("memory_used_bytes", text, self.memory.used())?;
-        let text = "What the memory guard did; of connections closed (shed), how many";
-        let actions = self.memory.actions().map(|(action, count)| ([("action", action)], count));
-        figures.counters("memory_actions", text, actions)?;
         let text = "The longest time that something ready waited for its worker thread lately";
         figures.seconds("worker_delay", text, self.delay.lately().as_secs_f64())?;
         // An empty label would be none.

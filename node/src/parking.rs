@@ -68,7 +68,7 @@ impl<T> Parking<T> {
     /// Gives a session out, once.
     pub(crate) fn take(&self, now: Instant, name: &str) -> Option<T> {
         let (until, parked) = self.places.lock().remove(name)?;
-        (until > now).then(|| *parked)
+        (until > now).then_some(*parked)
     }
 }
 

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::hub::{Close, Deliver, Describe, MemberKey, Notice, Weigh};
 use crate::worker::Worker;
-use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS, UserGuard};
+use tickmesh_edge::limits::{ConnectionGuard, RETRY_SPREAD_MS, SHED_LEAST_MS, SHED_SPREAD_MS, UserGuard};
 use tickmesh_edge::metrics::{Transport, Way};
 use tickmesh_edge::socket::Socket;
 
@@ -46,11 +46,6 @@ use io::Io;
 const WRITE_AHEAD: usize = 64 * 1024;
 /// For how long a socket has to take nothing for its connection to count as broken.
 const BLOCKED: Duration = Duration::from_secs(2);
-/// Who is let go because memory is short comes back no sooner than this.
-const SHED_LEAST_MS: u64 = 5_000;
-/// And within so many milliseconds from then.
-const SHED_SPREAD_MS: u64 = 10_000;
-
 /// The actor.
 pub(crate) struct SessionActor {
     session: Session,
@@ -72,7 +67,9 @@ pub(crate) struct SessionActor {
     stalled: Option<Instant>,
     /// Its place among those of its user.
     user: Option<UserGuard>,
-    _guard: ConnectionGuard,
+    place: Option<ConnectionGuard>,
+    /// Its connection is lost, and its turn to be taken down has not come.
+    gone: bool,
 }
 
 /// An upgraded connection.
@@ -145,7 +142,8 @@ impl SessionActor {
             state: State::default(),
             stalled: None,
             user: None,
-            _guard: guard,
+            place: Some(guard),
+            gone: false,
         }
         .start();
     }
@@ -221,6 +219,17 @@ impl SessionActor {
         }
     }
 
+    /// The connection is lost: its place is free, and its client can come back to the session, from now on.
+    fn lose(&mut self) {
+        if std::mem::replace(&mut self.gone, true) {
+            return;
+        }
+        (self.user, self.place) = (None, None);
+        if let Some((name, parked)) = self.session.take_parked() {
+            self.worker.peers.park(name, parked);
+        }
+    }
+
     /// The node wants the session to go: to another node by its gateway, or else its client to connect again.
     fn leave(&mut self) {
         if self.session.is_linked() {
@@ -259,9 +268,7 @@ impl Actor for SessionActor {
         if let Some(key) = self.key.take() {
             self.worker.hub.exit(key, self.effects.rooms());
         }
-        if let Some((name, parked)) = self.session.take_parked() {
-            self.worker.peers.park(name, parked);
-        }
+        self.lose();
         self.worker.traffic.open.of(self.way).take(1);
         self.worker.traffic.states[self.state as usize].take(1);
         let reason = self.session.reason();
@@ -275,6 +282,9 @@ impl Handler<Deliver> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Deliver(batches): Deliver, _: &mut Self::Context) {
+        if self.gone {
+            return;
+        }
         let now = clock::now();
         self.worker.policies.apply(&mut self.session);
         for batch in &batches {

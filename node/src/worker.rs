@@ -20,7 +20,6 @@ use crate::alarms::Alarms;
 use crate::attendance::Attendance;
 use crate::audit::Auditor;
 use crate::flush::FlushSettings;
-use crate::guard::Gauge;
 use crate::hub::{Hub, HubSender};
 use crate::market::{self, MarketHandle};
 use crate::metrics::Metrics;
@@ -31,6 +30,8 @@ use crate::reads::Reads;
 use crate::trace;
 use tickmesh_edge::address::Proxies;
 use tickmesh_edge::auth::Auth;
+use tickmesh_edge::exits::Exits;
+use tickmesh_edge::guard::Gauge;
 use tickmesh_edge::held::Lines;
 use tickmesh_edge::limits::Connections;
 use tickmesh_edge::metrics::Standing;
@@ -94,11 +95,12 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     pub(crate) hub: Rc<Hub>,
     pub(crate) traffic: Arc<Traffic>,
+    pub(crate) exits: Exits,
 }
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, hub: Rc<Hub>, traffic: Arc<Traffic>) -> Rc<Self> {
-        Rc::new(Self { shared, hub, traffic })
+        Rc::new(Self { shared, hub, traffic, exits: Exits::default() })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod alarm;
 pub mod batch;
 pub mod close;
 pub mod conflate;
+pub mod crowd;
 pub mod encode;
 pub mod error;
 pub mod frame;

@@ -27,7 +27,8 @@ pub enum Level {
 }
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Normal, Self::Moderate, Self::High, Self::Critical];
+    /// All of them, the best first.
+    pub const ALL: [Self; 4] = [Self::Normal, Self::Moderate, Self::High, Self::Critical];
 
     /// A short label.
     #[must_use]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
-use tickmesh_cluster::config::Secret;
+use tickmesh_cluster::config::{AcceptRate, Secret};
 use tickmesh_tests::{Client, DEADLINE, SECRET, Sandbox, eventually};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -99,7 +99,7 @@ async fn states_are_shown_for_each_session_and_counted() {
 #[tokio::test]
 async fn a_crowd_is_served_in_turns_and_disturbs_nobody() {
     let sandbox = Sandbox::with(1, |config| {
-        config.limits.accept_per_second = 100;
+        config.limits.accept_per_second = AcceptRate::Fixed(100);
         config.limits.accept_queue = 1_000;
     });
     let mut here = sandbox.client().await;
@@ -133,7 +133,7 @@ async fn a_crowd_is_served_in_turns_and_disturbs_nobody() {
 #[tokio::test]
 async fn beyond_the_queue_clients_are_refused_early_with_the_time_of_the_next_turn() {
     let sandbox = Sandbox::with(1, |config| {
-        config.limits.accept_per_second = 2;
+        config.limits.accept_per_second = AcceptRate::Fixed(2);
         config.limits.accept_queue = 4;
     });
     let address = sandbox.address(0);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::values::{AUTO, number_or_auto};
+
 /// `[batch]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchConfig {
@@ -33,15 +35,10 @@ pub enum FlushWindow {
     Fixed(Duration),
 }
 
-impl FlushWindow {
-    /// The word for [`Auto`](Self::Auto).
-    pub const AUTO: &'static str = "auto";
-}
-
 impl Serialize for FlushWindow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Auto => serializer.serialize_str(Self::AUTO),
+            Self::Auto => serializer.serialize_str(AUTO),
             Self::Fixed(window) => serializer.serialize_u64(window.as_millis() as u64),
         }
     }
@@ -49,16 +46,7 @@ impl Serialize for FlushWindow {
 
 impl<'de> Deserialize<'de> for FlushWindow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Value {
-            Fixed(u64),
-            Word(String),
-        }
-        match Value::deserialize(deserializer)? {
-            Value::Fixed(ms) => Ok(Self::Fixed(Duration::from_millis(ms))),
-            Value::Word(word) if word == Self::AUTO => Ok(Self::Auto),
-            Value::Word(word) => Err(serde::de::Error::custom(format!("`{word}` is no window"))),
-        }
+        let ms = number_or_auto(deserializer)?;
+        Ok(ms.map_or(Self::Auto, |ms| Self::Fixed(Duration::from_millis(ms))))
     }
 }

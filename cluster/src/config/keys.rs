@@ -119,9 +119,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "limits.accept_per_second",
-        Kind::Int(0, 1_000_000),
-        "Connections that are taken each second; those beyond wait for their turn, in which addresses alternate. 0 for any\n\
-         number.",
+        Kind::IntOr("auto", 0, 1_000_000),
+        "Connections that are taken each second; those beyond wait for their turn, in which addresses alternate. \"auto\": as\n\
+         many as can be taken without those that are connected having to wait, and at least 1000; 0 for any number.",
     ),
     key(
         "limits.accept_queue",

@@ -64,6 +64,10 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "broker.url = \"kafka://x\" (from FILE): expected \"memory\", redis://",
         ),
         (
+            "[limits]\naccept_per_second = \"slowly\"",
+            "limits.accept_per_second = \"slowly\" (from FILE): expected \"auto\", or an integer from 0 to 1000000",
+        ),
+        (
             "[batch]\nwindow_ms = \"soon\"",
             "batch.window_ms = \"soon\" (from FILE): expected \"auto\", or an integer from 0 to 1000",
         ),
@@ -230,6 +234,15 @@ fn the_flush_window_is_a_word_or_a_number() {
     assert_eq!(window("[batch]\nwindow_ms = 7", &env), Ok(FlushWindow::Auto));
     let env = [("TICKMESH_BATCH__WINDOW_MS", "0")];
     assert_eq!(window("", &env), Ok(FlushWindow::Fixed(Duration::ZERO)));
+}
+
+#[test]
+fn the_rate_at_the_door_is_a_word_or_a_number() {
+    let rate = |file: &str| load(file, &[]).map(|config| config.limits.accept_per_second);
+    assert_eq!(rate(""), Ok(AcceptRate::Auto));
+    assert_eq!(rate("[limits]\naccept_per_second = \"auto\""), Ok(AcceptRate::Auto));
+    assert_eq!(rate("[limits]\naccept_per_second = 0"), Ok(AcceptRate::Fixed(0)));
+    assert_eq!(rate("[limits]\naccept_per_second = 2000"), Ok(AcceptRate::Fixed(2_000)));
 }
 
 #[test]

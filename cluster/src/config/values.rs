@@ -77,6 +77,26 @@ impl Serialize for Secret {
     }
 }
 
+/// The word for what is set by the process itself.
+pub(super) const AUTO: &str = "auto";
+
+/// A number, or none for the word `auto`.
+pub(super) fn number_or_auto<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Number(u64),
+        Word(String),
+    }
+    match Value::deserialize(d)? {
+        Value::Number(number) => Ok(Some(number)),
+        Value::Word(word) if word == AUTO => Ok(None),
+        Value::Word(word) => {
+            Err(serde::de::Error::custom(format!("`{word}` is neither a number nor `{AUTO}`")))
+        }
+    }
+}
+
 /// TOML has no null: an empty text stands for none.
 pub(super) mod optional_path {
     use super::{Deserialize, PathBuf, Serializer};

@@ -60,6 +60,8 @@ enum Phase {
     Open,
     /// The close frame is written; the client has until then to take it.
     Lingering(Instant),
+    /// The connection is lost, and taken down then.
+    Lost(Instant),
 }
 
 /// The connection is over.
@@ -94,6 +96,9 @@ impl Io {
     }
 
     fn turn(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        if let Phase::Lost(until) = self.phase {
+            return self.wait(until, cx);
+        }
         self.time(act, cx)?;
         if let Phase::Lingering(_) = self.phase {
             return self.linger(cx);
@@ -308,7 +313,7 @@ impl Io {
             let stalled = self.stalled.map(|since| since + self.stall_timeout);
             let lingering = match self.phase {
                 Phase::Lingering(until) => Some(until),
-                Phase::Open => None,
+                Phase::Open | Phase::Lost(_) => None,
             };
             let session = session.map(clock::instant);
             // The session's deadline is not among these: it may pass between `now` above and here, and is then simply
@@ -332,6 +337,22 @@ impl Io {
             }
             self.armed = None;
         }
+    }
+
+    /// The connection is over: it is taken down when its turn comes.
+    fn depart(&mut self, act: &mut SessionActor, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        if let Phase::Lost(_) = self.phase {
+            return Err(Over);
+        }
+        let Some(until) = act.worker.exits.turn(Instant::now()) else { return Err(Over) };
+        act.lose();
+        (self.phase, self.out) = (Phase::Lost(until), WriteQueue::default());
+        self.timer.as_mut().reset(until);
+        self.wait(until, cx)
+    }
+
+    fn wait(&mut self, until: Instant, cx: &mut TaskContext<'_>) -> Result<(), Over> {
+        if self.timer.as_mut().poll(cx).is_ready() || until <= Instant::now() { Err(Over) } else { Ok(()) }
     }
 
     /// Everything is written: says so to the peer, and waits until it has read it.
@@ -394,7 +415,7 @@ impl ActorFuture<SessionActor> for Io {
         cx: &mut TaskContext<'_>,
     ) -> Poll<()> {
         act.worker.policies.apply(&mut act.session);
-        let turn = self.turn(act, cx);
+        let turn = self.turn(act, cx).or_else(|Over| self.depart(act, cx));
         act.stalled = self.stalled;
         act.count(&self.stream);
         match turn {
