@@ -10,9 +10,13 @@ use parking_lot::Mutex;
 use tickmesh_cluster::config::{LimitsConfig, RateConfig};
 use tickmesh_protocol::error::ErrorCode;
 use tickmesh_protocol::rate::Limit;
+use tokio::time::{Instant, sleep};
 
 use crate::door::Door;
 use crate::rate::{Keyed, millis};
+
+/// How often it is looked at what is delivered.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Clients that are sent away are told to come back at a random moment within so many milliseconds, so that not all are at
 /// another process's door at once.
@@ -154,6 +158,22 @@ impl Connections {
         self.max_per_user.store(limits.max_connections_per_user, Ordering::Relaxed);
         self.pace.set(rate.connects());
         self.door.set(limits.accept_per_second, limits.accept_queue);
+    }
+
+    /// Looks a few times a second at how many messages were delivered in all, which newcomers must not hold up. It ends with the
+    /// present runtime, or with the connections.
+    pub fn watch(self: &Arc<Self>, delivered: impl Fn() -> u64 + Send + 'static) {
+        let connections = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let (mut last, mut looked) = (delivered(), Instant::now());
+            loop {
+                sleep(LOOK).await;
+                let Some(connections) = connections.upgrade() else { return };
+                let now = delivered();
+                connections.door.delivered(now.wrapping_sub(last), looked.elapsed(), connections.open());
+                (last, looked) = (now, Instant::now());
+            }
+        });
     }
 
     /// Waits for the turn of one at this address. Called with its place in hand, so that those who wait are counted.

@@ -31,6 +31,8 @@ use crate::server::{Worker, utc};
 const MAX_WAITING: usize = 64 * 1024;
 /// Bytes read at a time.
 const READ: usize = 64 * 1024;
+/// For how long a client is new: what it is told is that it is connected, and follows.
+const NEW: Duration = Duration::from_secs(2);
 /// How long a node may take to let go before it counts as lost.
 const FREEZE: Duration = Duration::from_secs(1);
 /// How long a client waits for a node before it is sent away.
@@ -66,6 +68,7 @@ pub(crate) struct Bridge {
 struct Counted {
     traffic: Arc<Traffic>,
     way: Way,
+    since: Instant,
     /// Bytes that wait for it or for its node.
     waiting: u64,
 }
@@ -76,7 +79,7 @@ impl Counted {
         let way = Way { socketio, transport };
         traffic.clients.of(way).add(1);
         traffic.open.of(way).add(1);
-        Self { traffic, way, waiting: 0 }
+        Self { traffic, way, since: Instant::now(), waiting: 0 }
     }
 
     fn waits(&mut self, bytes: usize) {
@@ -93,6 +96,9 @@ impl Counted {
 
     fn sent(&mut self, bytes: usize, client: &Socket) {
         self.traffic.sent_bytes.add(bytes as u64);
+        if bytes > 0 && self.since.elapsed() >= NEW {
+            self.traffic.writes.add(1);
+        }
         // From long-polling to a WebSocket.
         if self.way.transport == Transport::Polling && !client.is_polling() {
             self.traffic.open.of(self.way).take(1);

@@ -70,6 +70,8 @@ pub(crate) struct Traffic {
     pub(crate) sent_bytes: Count,
     /// Clients let go because they took nothing.
     pub(crate) slow: Count,
+    /// Times that something was written to a client that was not new.
+    pub(crate) writes: Count,
     /// Links that wait for a client.
     pub(crate) idle_links: Count,
     /// Bytes that are held because they wait for a client or a node.
@@ -139,6 +141,12 @@ impl Metrics {
         let traffic = Arc::<Traffic>::default();
         self.workers.lock().push(traffic.clone());
         traffic
+    }
+
+    /// What counts the times that something was written to clients that were not new.
+    pub(crate) fn writes(&self) -> impl Fn() -> u64 + Send + 'static {
+        let workers = self.workers.clone();
+        move || workers.lock().iter().map(|one| one.writes.get()).sum()
     }
 
     /// Bytes that wait for clients and nodes.

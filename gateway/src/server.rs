@@ -248,6 +248,7 @@ impl Gateway {
             shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
         });
         guard::start(shared.clone(), rounds);
+        shared.connections.watch(shared.metrics.writes());
         let server = serve(config, options, listener, &shared, routes).map_err(listen)?;
         let who = Who { id: id.to_owned(), kind: Kind::Gateway, run };
         let means = Means { broker, roster: shared.roster.clone(), health, clock: utc };

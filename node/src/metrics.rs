@@ -180,6 +180,12 @@ impl Metrics {
         traffic
     }
 
+    /// Notifications that sessions were sent.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.sum(|one| one.delivered())
+    }
+
     /// Sums what all threads counted.
     fn sum(&self, of: impl Fn(&Traffic) -> u64) -> u64 {
         self.workers.all().iter().map(|one| of(one)).sum()

@@ -152,6 +152,10 @@ impl Node {
                 flush.set(&config.batch);
             }
         });
+        connections.watch({
+            let metrics = metrics.clone();
+            move || metrics.delivered()
+        });
         let memory = Arc::new(Gauge::default());
         keep_deletion_cost(config, id, &connections)?;
         let run = rand::random::<u64>() >> 11;

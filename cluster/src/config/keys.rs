@@ -120,8 +120,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "limits.accept_per_second",
         Kind::IntOr("auto", 0, 1_000_000),
-        "Connections that are taken each second; those beyond wait for their turn, in which addresses alternate. \"auto\": as\n\
-         many as can be taken without those that are connected having to wait, and at least 1000; 0 for any number.",
+        "Connections that are taken each second; those beyond wait for their turn, in which addresses alternate. \"auto\":\n\
+         while messages are delivered 1000, or so many that a crowd waits for eight seconds at most; 0 for any number.",
     ),
     key(
         "limits.accept_queue",

@@ -40,7 +40,7 @@ pub struct LimitsConfig {
 /// `auto`, or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptRate {
-    /// As many as can be taken while those that are connected hardly notice ([`tickmesh_protocol::crowd`]).
+    /// As many as those that are connected hardly notice ([`tickmesh_protocol::crowd`]).
     Auto,
     /// Always so many; 0 for any number.
     Fixed(u32),

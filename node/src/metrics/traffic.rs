@@ -85,6 +85,10 @@ impl Default for Traffic {
 }
 
 impl Traffic {
+    pub(super) fn delivered(&self) -> u64 {
+        self.sent_messages.get()
+    }
+
     /// Counts what a session did since it was looked at last.
     pub(crate) fn did(&self, before: Counters, now: Counters) {
         self.received_messages.add(now.messages_in - before.messages_in);
