@@ -149,3 +149,38 @@ async fn beyond_the_queue_clients_are_refused_early_with_the_time_of_the_next_tu
     let line = format!(r#"tickmesh_connections_refused_total{{cause="busy"}} {}"#, 20 - served);
     assert!(refused.lines().any(|have| have == line), "{refused}");
 }
+
+#[tokio::test]
+async fn hundreds_that_are_lost_at_once_leave_nothing_behind_and_their_places_are_free() {
+    const MANY: usize = 400;
+    let sandbox = Sandbox::with(1, |config| config.limits.max_connections = MANY);
+    let open = async || {
+        let mut crowd = JoinSet::new();
+        for _ in 0..MANY {
+            let address = sandbox.address(0);
+            crowd.spawn(async move {
+                let mut client = Client::connect(address, "").await;
+                client.subscribe("crowded", json!({})).await;
+                client
+            });
+        }
+        crowd.join_all().await
+    };
+    let subscribers = async || sandbox.get("/api/v1/rooms/crowded").await.json()["subscribers"].clone();
+    let held = open().await;
+    assert_eq!(subscribers().await, json!(MANY));
+    drop(held);
+    let connections = async || {
+        let metrics = sandbox.get("/metrics").await.body;
+        metrics.lines().find_map(|line| line.strip_prefix("tickmesh_connections ")?.parse::<usize>().ok())
+    };
+    // What asks is a connection, too, where it is counted.
+    eventually("all places are free", || async { connections().await.is_some_and(|open| open <= 1) }).await;
+    eventually("nobody is left in the room", || async {
+        sandbox.get("/api/v1/rooms/crowded").await.json()["error_code"] == "ROOM_NOT_FOUND"
+    })
+    .await;
+    let held = open().await;
+    assert_eq!(subscribers().await, json!(MANY));
+    drop(held);
+}
