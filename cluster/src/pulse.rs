@@ -1,7 +1,7 @@
 //! What a process tells the cluster's own rooms: its vitals once a second, and what happens to it and to others.
 //!
 //! One task. Invariants: nothing waits for it; while the broker is away vitals are skipped, and events wait, the newest
-//! [`WAITING`] of them; an event has the same `message_id` whoever tells it, so that it is in the room once. It must not know
+//! `WAITING` of them; an event has the same `message_id` whoever tells it, so that it is in the room once. It must not know
 //! how vitals are measured.
 
 use std::collections::VecDeque;

@@ -2,7 +2,7 @@
 //!
 //! A hub lives on its thread and is shared by `Rc` with the sessions there, which join and leave by plain calls.
 //! Batches come through one bounded queue; the hub empties it, waits for more as long as the flush window says
-//! ([`flush`](crate::flush)), puts what came of each room together, and gives each session one delivery. A batch that is
+//! (`flush`), puts what came of each room together, and gives each session one delivery. A batch that is
 //! urgent, or a room in which much waits, is delivered at once, behind what waited in that room and not overtaking it.
 //!
 //! Invariants: the hub owns the only long-lived address of each session and sends with `try_send`, so that the bound

@@ -111,7 +111,7 @@ impl Session {
         self.quality.smoothed()
     }
 
-    /// The score of the connection, see [`quality`](crate::quality).
+    /// The score of the connection, see [`quality`](mod@crate::quality).
     #[must_use]
     pub fn quality(&self, now: Now) -> u8 {
         // What waits because the client wants so little a second says nothing of its connection.
