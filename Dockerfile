@@ -35,20 +35,18 @@ RUN set -eu; \
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
-# Names of functions stay for backtraces, the rest of the debug information would be most of the image.
-ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=debuginfo
 COPY --from=skeleton /skeleton .
 # The empty crates must not be taken for the real ones, whose files may be older than this layer.
 RUN set -eu; \
-    cargo build --release --locked --package tickmesh; \
+    cargo build --profile dist --locked --package tickmesh --features tdengine; \
     find target -name '*tickmesh*' -prune -exec rm -rf {} +
 COPY . .
 COPY --from=pages /pages /pages
-RUN TICKMESH_WEB=/pages cargo build --release --locked --package tickmesh
+RUN TICKMESH_WEB=/pages cargo build --profile dist --locked --package tickmesh --features tdengine
 
 # The image's root: the binary and the libraries that it names, with what tells scanners their versions, and licences.
 RUN set -eu; \
-    install -D -m 755 target/release/tickmesh /root-fs/usr/bin/tickmesh; \
+    install -D -m 755 target/dist/tickmesh /root-fs/usr/bin/tickmesh; \
     cd /root-fs; \
     mkdir -p etc var/lib/dpkg/status.d usr/share/doc/tickmesh; \
     cp /src/LICENSE-* usr/share/doc/tickmesh; \

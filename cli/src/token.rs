@@ -2,9 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{EncodingKey, Header, encode};
+use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 use tickmesh_cluster::config::{Anonymous, Config, JwtAlgorithm};
+use tickmesh_edge::jwt::encode;
 use tickmesh_protocol::identity::{Grants, Role};
 use tickmesh_protocol::room::{Pattern, RoomName};
 

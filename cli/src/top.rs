@@ -1,7 +1,7 @@
 //! `tickmesh top`: the cluster in a terminal, or as plain lines where there is none.
 //!
-//! [`model`] says what is known, [`columns`] and [`text`] how it reads, [`view`] what is on the screen, [`plain`] what is in
-//! the lines; [`watch`] asks the cluster and [`screen`] owns the terminal.
+//! [`model`] says what is known, [`columns`] and [`text`] how it reads, [`view`] what is on the screen, in [`row`]s,
+//! [`plain`] what is in the lines without one; [`watch`] asks the cluster and [`screen`] owns the terminal.
 //!
 //! Invariants: the terminal is as it was when the process ends, however it ends (SIGKILL aside); no key waits for an answer.
 
@@ -10,6 +10,7 @@ mod columns;
 mod fixture;
 mod model;
 mod plain;
+mod row;
 mod screen;
 mod text;
 mod view;

@@ -145,6 +145,7 @@ impl Auth {
     /// # Errors
     /// When the key file cannot be read or holds no such key.
     pub fn new(config: &AuthConfig) -> Result<Self, AuthSetupError> {
+        crate::jwt::install();
         let validation = |algorithm| {
             let mut validation = Validation::new(algorithm);
             validation.leeway = config.leeway_s;
@@ -339,11 +340,12 @@ impl Auth {
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{EncodingKey, Header, encode};
+    use jsonwebtoken::{EncodingKey, Header};
     use serde_json::{Value, json};
     use tickmesh_cluster::config::{ApiKey, Config, Secret};
 
     use super::*;
+    use crate::jwt::encode;
 
     const SECRET: &str = "a secret of the tests, long enough";
     const FIXED: &str = "tmk_a_key_of_the_configuration";

@@ -1,58 +1,47 @@
 //! How often each of many may do something: users, keys, addresses.
 //!
 //! Invariants: nothing is kept of those who rested for as long as it takes to have all of their burst again; the limit may
-//! change at any time, and then all begin anew. (What one connection may do is counted by its session, see
-//! [`tickmesh_protocol::rate`]: there time is a parameter.)
+//! change at any time, and then all begin anew. The count of one key is a [`Bucket`], as that of one connection is.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tickmesh_protocol::rate::Limit;
+use parking_lot::Mutex;
+use tickmesh_protocol::rate::{Bucket, Limit};
 
 /// Questions after which those who rested are forgotten, at least.
 const SWEEP: usize = 1_024;
 
 /// Counts by a key.
-pub struct Keyed<K: Hash + Eq + Clone> {
-    /// None where there is no limit.
-    limited: ArcSwapOption<Limited<K>>,
+pub struct Keyed<K> {
+    /// Zero of the clock that the buckets go by.
+    began: Instant,
+    counts: Mutex<Counts<K>>,
 }
 
-struct Limited<K: Hash + Eq + Clone> {
+struct Counts<K> {
     limit: Limit,
-    limiter: DefaultKeyedRateLimiter<K>,
+    used: HashMap<K, Bucket>,
     /// Questions since the last sweep.
-    asked: AtomicUsize,
+    asked: usize,
 }
 
-impl<K: Hash + Eq + Clone> Keyed<K> {
+impl<K: Hash + Eq> Keyed<K> {
     /// Everybody may do it so often.
     #[must_use]
     pub fn new(limit: Limit) -> Self {
-        let keyed = Self { limited: ArcSwapOption::empty() };
-        keyed.set(limit);
-        keyed
+        let counts = Counts { limit, used: HashMap::new(), asked: 0 };
+        Self { began: Instant::now(), counts: Mutex::new(counts) }
     }
 
     /// Another limit from now on. The same one changes nothing.
     pub fn set(&self, limit: Limit) {
-        let now = self.limited.load();
-        if now.as_ref().map_or(Limit::ANY, |limited| limited.limit).per_s == 0 && limit.per_s == 0
-            || now.as_ref().is_some_and(|limited| limited.limit == limit)
-        {
-            return;
+        let mut counts = self.counts.lock();
+        if counts.limit != limit {
+            *counts = Counts { limit, used: HashMap::new(), asked: 0 };
         }
-        self.limited.store(NonZeroU32::new(limit.per_s).map(|per_s| {
-            let burst = NonZeroU32::new(limit.burst).unwrap_or(NonZeroU32::MIN);
-            let limiter = RateLimiter::keyed(Quota::per_second(per_s).allow_burst(burst));
-            Limited { limit, limiter, asked: AtomicUsize::new(0) }.into()
-        }));
     }
 
     /// Counts once for who has the key, which is only made where there is a limit.
@@ -60,20 +49,25 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     /// # Errors
     /// With the time after which it may be tried again; then it does not count.
     pub fn take(&self, key: impl FnOnce() -> K) -> Result<(), Duration> {
-        let limited = self.limited.load();
-        let Some(Limited { limiter, asked, .. }) = limited.as_deref() else { return Ok(()) };
-        let taken = limiter.check_key(&key());
-        if asked.fetch_add(1, Ordering::Relaxed) >= SWEEP.max(limiter.len() / 2) {
-            asked.store(0, Ordering::Relaxed);
-            limiter.retain_recent();
+        let mut counts = self.counts.lock();
+        let Counts { limit, used, asked } = &mut *counts;
+        if limit.per_s == 0 {
+            return Ok(());
         }
-        taken.map_err(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let taken = used.entry(key()).or_default().take(*limit, now);
+        *asked += 1;
+        if *asked > SWEEP.max(used.len() / 2) {
+            *asked = 0;
+            used.retain(|_, bucket| !bucket.is_empty(now));
+        }
+        taken.map_err(Duration::from_millis)
     }
 
     /// Of how many something is kept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.limited.load().as_deref().map_or(0, |limited| limited.limiter.len())
+        self.counts.lock().used.len()
     }
 
     /// Whether nothing is kept of anybody.
@@ -83,7 +77,7 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> fmt::Debug for Keyed<K> {
+impl<K: Hash + Eq> fmt::Debug for Keyed<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyed").field("kept", &self.len()).finish_non_exhaustive()
     }

@@ -52,29 +52,44 @@ const MAX_PENDING: usize = 4_096;
 const WEIGHT_STEP: usize = 4 * 1024;
 
 /// Live messages for a session.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub(crate) struct Deliver(pub(crate) SmallVec<[Arc<Batch>; 1]>);
 
+impl Message for Deliver {
+    type Result = ();
+}
+
 /// A notice for a session's user, see [`tickmesh_protocol::session::Session::handle_notice`].
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub(crate) struct Notice(pub(crate) Arc<Batch>);
 
+impl Message for Notice {
+    type Result = ();
+}
+
 /// Ends a session.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Close(pub(crate) CloseCode);
 
+impl Message for Close {
+    type Result = ();
+}
+
 /// Asks a session about itself.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub(crate) struct Describe(pub(crate) oneshot::Sender<SessionInfo>);
 
+impl Message for Describe {
+    type Result = ();
+}
+
 /// Asks a session for the bytes that wait for it, and its quality.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub(crate) struct Weigh(pub(crate) oneshot::Sender<(usize, u8)>);
+
+impl Message for Weigh {
+    type Result = ();
+}
 
 /// What a session weighs; the first in order is the one that is let go first where memory is short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -54,6 +54,12 @@ impl Bucket {
         self.empty_at = now + used + each;
         Ok(())
     }
+
+    /// Whether nothing of the limit is used at a time in milliseconds: then the bucket is as good as a new one.
+    #[must_use]
+    pub fn is_empty(&self, now_ms: u64) -> bool {
+        self.empty_at <= now_ms.saturating_mul(NANOS_PER_MS)
+    }
 }
 
 #[cfg(test)]

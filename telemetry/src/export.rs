@@ -20,8 +20,10 @@ use opentelemetry_sdk::trace::{
     SpanProcessor,
 };
 use tickmesh_cluster::config::OtlpConfig;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::InitError;
+use crate::http::Outgoing;
 use crate::trace::Ids;
 
 /// Spans in one request to the collector, at most.
@@ -29,7 +31,7 @@ const BATCH: usize = 512;
 /// How long spans wait for others to go with them.
 const DELAY: Duration = Duration::from_secs(1);
 /// Largest answer of a collector that is read.
-const MAX_ANSWER: u64 = 64 * 1024;
+const MAX_ANSWER: usize = 64 * 1024;
 /// Where traces are taken, by the specification of OTLP.
 const PATH: &str = "/v1/traces";
 
@@ -170,25 +172,60 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     }
 }
 
-/// Sends requests from the exporter's own thread, which it blocks.
+/// Requests that wait for the thread which sends them: the exporter sends one at a time.
+const WAITING: usize = 4;
+
+/// A request, and where its answer goes.
+type Sending = (Request<Bytes>, oneshot::Sender<Result<Response<Bytes>, HttpError>>);
+
+/// Hands requests to a thread of their own, which has the runtime that the HTTP client needs. The thread ends with this.
 #[derive(Debug)]
-struct Client(ureq::Agent);
+struct Client(mpsc::Sender<Sending>);
 
 impl Client {
     fn new(timeout: Duration, ca: Option<&Path>) -> Result<Self, InitError> {
-        let agent = crate::http::agent(timeout, ca);
-        agent.map(Self).map_err(|problem| InitError::Otlp { key: "otlp.tls_ca", problem })
+        let outgoing = Outgoing::new(timeout, ca);
+        let outgoing = outgoing.map_err(|problem| InitError::Otlp { key: "otlp.tls_ca", problem })?;
+        let (sender, mut requests) = mpsc::channel::<Sending>(WAITING);
+        let bad =
+            |error: std::io::Error| InitError::Otlp { key: "otlp.endpoint", problem: error.to_string() };
+        let runtime = actix_rt::Runtime::new;
+        std::thread::Builder::new()
+            .name("otlp-http".into())
+            .spawn(move || {
+                // Where there is no runtime, the channel closes, and each batch counts as dropped.
+                let Ok(runtime) = runtime() else { return };
+                runtime.block_on(async {
+                    let client = outgoing.client();
+                    while let Some((request, answer)) = requests.recv().await {
+                        // The exporter may have given up meanwhile.
+                        let _ = answer.send(send(&client, request).await);
+                    }
+                });
+            })
+            .map_err(bad)?;
+        Ok(Self(sender))
     }
+}
+
+/// Sends one request. The headers of the answer count for nothing.
+async fn send(client: &awc::Client, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    let (parts, body) = request.into_parts();
+    let mut sent = client.post(parts.uri.to_string());
+    for (name, value) in &parts.headers {
+        sent = sent.insert_header((name.as_str(), value.as_bytes()));
+    }
+    let mut answer = sent.send_body(body).await.map_err(|error| error.to_string())?;
+    let body = answer.body().limit(MAX_ANSWER).await.map_err(|error| error.to_string())?;
+    Ok(Response::builder().status(answer.status().as_u16()).body(body)?)
 }
 
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts, body.to_vec());
-        let (parts, mut body) = self.0.run(request)?.into_parts();
-        let body = body.with_config().limit(MAX_ANSWER).read_to_vec()?;
-        Ok(Response::from_parts(parts, body.into()))
+        let (answer, answered) = oneshot::channel();
+        self.0.try_send((request, answer)).map_err(|_| "the thread that sends traces has ended")?;
+        answered.await?
     }
 }
 

@@ -25,7 +25,8 @@ mod webhook;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{EncodingKey, Header, encode};
+use jsonwebtoken::{EncodingKey, Header};
+use tickmesh_edge::jwt::encode;
 
 pub use browser::Browser;
 pub use client::{Client, Followed};

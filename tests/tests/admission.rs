@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header, encode};
+use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use tickmesh_cluster::config::{AcceptRate, Secret};
+use tickmesh_edge::jwt::encode;
 use tickmesh_tests::{Client, DEADLINE, SECRET, Sandbox, eventually};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tickmesh_cluster::config::{Anonymous, ApiKey, JwtAlgorithm, Secret};
+use tickmesh_edge::jwt::encode;
 use tickmesh_protocol::identity::Role;
 use tickmesh_tests::{Client, DEADLINE, Sandbox};
 

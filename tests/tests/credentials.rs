@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{EncodingKey, Header, encode};
+use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tickmesh_cluster::config::Secret;
+use tickmesh_edge::jwt::encode;
 use tickmesh_tests::{Answer, Client, NodeProcess, PostgresServer, SECRET, Sandbox, eventually, token};
 use tokio_postgres::NoTls;
 

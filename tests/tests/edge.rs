@@ -145,7 +145,8 @@ async fn a_gateway_refuses_bad_tokens_without_asking_a_node() {
     // {"sub":"ann","exp":1}, signed with the right secret.
     let claims = json!({"sub": "ann", "exp": 1});
     let key = jsonwebtoken::EncodingKey::from_secret(tickmesh_tests::SECRET.as_bytes());
-    let expired = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signed");
+    let expired =
+        tickmesh_edge::jwt::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signed");
     assert_eq!(refused(&expired).await, Some(4002));
     let good = token("ann", "user");
     let forged = format!("{}AAAA", &good[..good.len() - 4]);

@@ -76,7 +76,7 @@ async fn sessions_are_listed_and_ended_by_operators() {
     assert_eq!(sandbox.request("DELETE", &path, "", "").await.status, 403);
     let claims = json!({"sub": "root", "role": "operator", "exp": 4_000_000_000u64});
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signed");
+    let token = tickmesh_edge::jwt::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signed");
     let header = format!("Authorization: Bearer {token}\r\n");
     assert_eq!(sandbox.request("DELETE", &path, &header, "").await.status, 200);
     assert_eq!(client.closed().await, 4005);

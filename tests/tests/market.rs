@@ -430,7 +430,7 @@ async fn keys_and_tokens_can_be_revoked_and_sessions_leave_a_trace() {
 
     let claims = json!({"sub": "eve", "exp": 4_000_000_000u64, "jti": "eve-1"});
     let encoding = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    let eve = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &encoding).unwrap();
+    let eve = tickmesh_edge::jwt::encode(&jsonwebtoken::Header::default(), &claims, &encoding).unwrap();
     let mut held = Client::connect(address, &format!("?token={eve}")).await;
     let body = json!({"token": eve}).to_string();
     let revoked = sandbox.request("POST", "/api/v1/tokens/revoke", &operator, &body).await;

@@ -3,13 +3,18 @@
 //! Invariant: whoever leaves this file leaves the terminal as it was: by return, by error, by a signal that can be caught,
 //! by panic.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{Event, EventStream, KeyEventKind};
+use crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
+};
+use crossterm::{execute, queue};
 use futures_util::StreamExt as _;
-use ratatui::DefaultTerminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -17,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use super::columns::Sorting;
 use super::model::Answers;
 use super::now;
+use super::row::Row;
 use super::view::{Then, View};
 use super::watch::{self, Unanswered};
 use crate::api::Api;
@@ -25,29 +31,62 @@ use crate::api::Api;
 const REDRAW: Duration = Duration::from_secs(1);
 
 /// The terminal while it is taken over.
-struct Screen(DefaultTerminal);
+struct Screen {
+    size: (u16, u16),
+    /// What it shows: lines that stay as they are need not be written.
+    shown: Vec<Row>,
+}
 
 impl Screen {
     fn open() -> io::Result<Self> {
-        match ratatui::try_init() {
-            Ok(terminal) => Ok(Self(terminal)),
-            Err(error) => {
-                // Half of it may be done.
-                let _ = ratatui::try_restore();
-                Err(error)
-            }
+        // A panic is to be read on the terminal as it was.
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let told = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                let _ = restore();
+                told(panic);
+            }));
+        });
+        enable_raw_mode()?;
+        let screen = Self { size: (0, 0), shown: Vec::new() };
+        // From here on the terminal is given back when this ends.
+        execute!(io::stdout(), EnterAlternateScreen, Hide)?;
+        Ok(screen)
+    }
+
+    /// Shows what the view has for the terminal as large as it is now.
+    fn draw(&mut self, view: &mut View, now: u64) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let size = size()?;
+        if size != self.size {
+            self.size = size;
+            self.shown.clear();
+            queue!(out, Clear(ClearType::All))?;
         }
+        let rows = view.draw(size.0.into(), size.1.into(), now);
+        for (y, row) in rows.iter().enumerate().filter(|(y, row)| self.shown.get(*y) != Some(row)) {
+            queue!(out, MoveTo(0, y as u16))?;
+            row.write(&mut out)?;
+        }
+        self.shown = rows;
+        out.flush()
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = self.0.show_cursor();
         // A panic's hook has done it before it wrote the panic, which another time would write over.
         if !std::thread::panicking() {
-            let _ = ratatui::try_restore();
+            let _ = restore();
         }
     }
+}
+
+fn restore() -> io::Result<()> {
+    let raw = disable_raw_mode();
+    execute!(io::stdout(), LeaveAlternateScreen, Show)?;
+    raw
 }
 
 /// Shows the cluster until a key or a signal ends it.
@@ -66,7 +105,7 @@ pub(super) async fn run(api: Api, interval: Duration, sorting: Sorting) -> anyho
     let ended = async {
         let mut answered = false;
         loop {
-            screen.0.draw(|frame| view.draw(frame, now())).context("the terminal cannot be drawn to")?;
+            screen.draw(&mut view, now()).context("the terminal cannot be drawn to")?;
             tokio::select! {
                 key = keys.next() => match key {
                     Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => {

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use awc::error::{ConnectError, SendRequestError};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tickmesh_cluster::config::Webhook;
+use tickmesh_telemetry::http::Outgoing;
 use tokio::sync::mpsc;
 
 use super::{Gauges, Outcome};
@@ -25,7 +27,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// What every receiver is told in the same way.
 #[derive(Debug, Clone)]
 pub(super) struct Manner {
-    pub(super) agent: ureq::Agent,
+    pub(super) outgoing: Outgoing,
     /// First pause after a failure; doubled each time.
     pub(super) retry: Duration,
 }
@@ -106,6 +108,14 @@ struct Thread {
 
 impl Thread {
     fn run(mut self, jobs: &Receiver<Job>) {
+        // The HTTP client needs it; it runs while a request is under way.
+        let runtime = match actix_rt::Runtime::new() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                return tracing::error!(%error, "no runtime for a webhook: it is not told of alarms");
+            }
+        };
+        let client = runtime.block_on(async { self.manner.outgoing.client() });
         loop {
             let now = Instant::now();
             let due = next(&self.waiting).map(|at| self.waiting[at].due);
@@ -119,7 +129,8 @@ impl Thread {
                 break;
             }
             if let Some(at) = next(&self.waiting).filter(|at| self.waiting[*at].due <= Instant::now()) {
-                self.attempt(at);
+                let result = runtime.block_on(self.post(&client, &self.waiting[at].job));
+                self.note(at, result);
             }
         }
         self.gauges.waiting.fetch_sub(self.waiting.len() as u64, Ordering::Relaxed);
@@ -139,8 +150,8 @@ impl Thread {
         self.waiting.push_back(Waiting { job, due: now, pause: self.manner.retry, until });
     }
 
-    fn attempt(&mut self, at: usize) {
-        let result = self.post(&self.waiting[at].job);
+    /// Notes what came of an attempt.
+    fn note(&mut self, at: usize, result: Result<(), String>) {
         let one = &mut self.waiting[at];
         match result {
             Ok(()) => {
@@ -174,24 +185,38 @@ impl Thread {
     }
 
     /// Posts it once; what is wrong is told without the receiver's address.
-    fn post(&self, job: &Job) -> Result<(), String> {
+    async fn post(&self, client: &awc::Client, job: &Job) -> Result<(), String> {
         let timestamp = clock::now().utc;
-        let request = self
-            .manner
-            .agent
+        let request = client
             .post(self.hook.url.expose())
-            .header("Content-Type", "application/json")
-            .header("X-Tickmesh-Delivery", &job.delivery)
-            .header("X-Tickmesh-Timestamp", timestamp.to_string())
-            .header("X-Tickmesh-Signature", signature(self.hook.secret.expose(), timestamp, &job.body));
-        match request.send(&job.body) {
+            .insert_header(("Content-Type", "application/json"))
+            .insert_header(("X-Tickmesh-Delivery", job.delivery.as_str()))
+            .insert_header(("X-Tickmesh-Timestamp", timestamp.to_string()))
+            .insert_header((
+                "X-Tickmesh-Signature",
+                signature(self.hook.secret.expose(), timestamp, &job.body),
+            ))
+            // The next alarm may be days away.
+            .force_close();
+        match request.send_body(job.body.clone()).await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("status {}", answer.status().as_u16())),
             // Its text may quote the URL.
-            Err(ureq::Error::Timeout(_)) => Err("no answer in time".into()),
-            Err(ureq::Error::Io(error)) => Err(error.kind().to_string()),
-            Err(ureq::Error::HostNotFound) => Err("host not found".into()),
-            Err(ureq::Error::Rustls(_) | ureq::Error::Tls(_)) => Err("TLS failed".into()),
+            Err(SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout)) => {
+                Err("no answer in time".into())
+            }
+            // So the crate tells of a certificate that is not trusted.
+            Err(SendRequestError::Connect(ConnectError::Io(error)))
+                if error.kind() == io::ErrorKind::InvalidData =>
+            {
+                Err("TLS failed".into())
+            }
+            Err(SendRequestError::Send(error) | SendRequestError::Connect(ConnectError::Io(error))) => {
+                Err(error.kind().to_string())
+            }
+            Err(SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords)) => {
+                Err("host not found".into())
+            }
             Err(_) => Err("the request failed".into()),
         }
     }
@@ -237,8 +262,8 @@ mod tests {
             url: Secret::new(format!("http://{}/", listener.local_addr().unwrap())),
             secret: Secret::new("a secret of sixteen bytes"),
         };
-        let agent = tickmesh_telemetry::http::agent(Duration::from_secs(2), None).unwrap();
-        let manner = Manner { agent, retry: Duration::from_millis(1) };
+        let outgoing = Outgoing::new(Duration::from_secs(2), None).unwrap();
+        let manner = Manner { outgoing, retry: Duration::from_millis(1) };
         let (done, mut made) = mpsc::channel(8);
         let courier = Courier::start(hook, manner, 8, done, Arc::default()).unwrap();
         for delivery in ["1", "2", "3"] {

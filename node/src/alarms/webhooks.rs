@@ -17,6 +17,7 @@ use tickmesh_protocol::alarm::Alarm;
 use tickmesh_protocol::message::{Publish, Replay};
 use tickmesh_protocol::position::Position;
 use tickmesh_protocol::vitals::{ALERTS_ROOM, DELIVERIES_ROOM};
+use tickmesh_telemetry::http::Outgoing;
 use tokio::sync::mpsc;
 
 use super::board::{alarm_of, room};
@@ -48,12 +49,12 @@ impl Receivers {
     pub(crate) fn new(config: &AlarmsConfig) -> Result<Self, String> {
         let timeout = Duration::from_millis(config.webhook_timeout_ms);
         let ca: Option<PathBuf> = config.webhook_tls_ca.clone();
-        let agent = tickmesh_telemetry::http::agent(timeout, ca.as_deref())?;
+        let outgoing = Outgoing::new(timeout, ca.as_deref())?;
         let retry = Duration::from_millis(config.webhook_retry_ms);
         Ok(Self {
             hooks: config.webhooks.clone(),
             queue: config.webhook_queue,
-            manner: Manner { agent, retry },
+            manner: Manner { outgoing, retry },
             give_up_ms: config.webhook_give_up_s * 1_000,
         })
     }

@@ -1,12 +1,8 @@
-//! How the screen is drawn.
-
-use ratatui::Frame;
-use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
-use ratatui::style::{Color, Modifier, Style};
+//! How the screen is drawn: as rows, each as wide as the screen.
 
 use super::super::columns::{self, Column, Placed};
 use super::super::model::{Alarm, Event, Process, Room, State};
+use super::super::row::{Color, Row, Style};
 use super::super::text::{self, fit, head, width};
 use super::View;
 
@@ -15,12 +11,12 @@ const HEADER: usize = 3;
 const FOOTER: usize = 1;
 
 const PLAIN: Style = Style::new();
-const TITLE: Style = Style::new().add_modifier(Modifier::REVERSED);
-const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
-const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
-const GOOD: Style = Style::new().fg(Color::Green);
-const ODD: Style = Style::new().fg(Color::Yellow);
-const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+const TITLE: Style = Style { reversed: true, ..PLAIN };
+const STRONG: Style = Style { bold: true, ..PLAIN };
+const FAINT: Style = Style { dim: true, ..PLAIN };
+const GOOD: Style = Style { color: Some(Color::Green), ..PLAIN };
+const ODD: Style = Style { color: Some(Color::Yellow), ..PLAIN };
+const BAD: Style = Style { color: Some(Color::Red), bold: true, ..PLAIN };
 
 /// Lines of the sections, their titles among them; 0 for none.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,29 +55,21 @@ impl Heights {
 }
 
 /// Lines of the screen, from the top.
-struct Lines<'a> {
-    buffer: &'a mut Buffer,
-    area: Rect,
-    next: u16,
+struct Lines {
+    columns: usize,
+    rows: usize,
+    drawn: Vec<Row>,
 }
 
-impl Lines<'_> {
+impl Lines {
     fn width(&self) -> usize {
-        usize::from(self.area.width)
+        self.columns
     }
 
-    /// A line of pieces beside each other, and whether there was room for it.
+    /// A line of pieces beside each other, if there is room for it.
     fn line(&mut self, base: Style, pieces: &[(Style, String)]) {
-        if self.next >= self.area.bottom() {
-            return;
-        }
-        let y = self.next;
-        self.next += 1;
-        self.buffer.set_style(Rect { y, height: 1, ..self.area }, base);
-        let mut x = self.area.x;
-        for (style, piece) in pieces {
-            let left = usize::from(self.area.right().saturating_sub(x));
-            (x, _) = self.buffer.set_stringn(x, y, head(piece, left), left, base.patch(*style));
+        if self.drawn.len() < self.rows {
+            self.drawn.push(Row::new(self.columns, base, pieces));
         }
     }
 
@@ -102,25 +90,29 @@ fn plural(count: usize, one: &str) -> String {
 }
 
 impl View {
-    /// Draws it at a time, in UTC milliseconds.
-    pub(in crate::top) fn draw(&mut self, frame: &mut Frame<'_>, now: u64) {
-        let area = frame.area();
-        if area.is_empty() {
-            return;
+    /// The screen at a time, in UTC milliseconds: as many rows as it has.
+    pub(in crate::top) fn draw(&mut self, columns: usize, rows: usize, now: u64) -> Vec<Row> {
+        if columns == 0 || rows == 0 {
+            return Vec::new();
         }
-        let mut lines = Lines { buffer: frame.buffer_mut(), area, next: area.y };
-        let body = usize::from(area.height).saturating_sub(HEADER + FOOTER);
+        let mut lines = Lines { columns, rows, drawn: Vec::with_capacity(rows) };
+        let body = rows.saturating_sub(HEADER + FOOTER);
         self.header(&mut lines, now);
         if self.help {
             self.help(&mut lines);
         } else {
             self.sections(&mut lines, body, now);
         }
-        lines.next = lines.next.max(area.bottom() - 1);
-        lines.text(TITLE, footer(lines.width(), self.help));
+        // The footer is the last line, whatever else there is.
+        lines.drawn.truncate(rows - FOOTER);
+        while lines.drawn.len() < rows - FOOTER {
+            lines.text(PLAIN, "");
+        }
+        lines.text(TITLE, footer(columns, self.help));
+        lines.drawn
     }
 
-    fn header(&self, lines: &mut Lines<'_>, now: u64) {
+    fn header(&self, lines: &mut Lines, now: u64) {
         let totals = &self.model.totals;
         let mut first = vec![(STRONG, "tickmesh".to_owned())];
         if self.told_at.is_some() {
@@ -182,7 +174,7 @@ impl View {
         }
     }
 
-    fn sections(&mut self, lines: &mut Lines<'_>, body: usize, now: u64) {
+    fn sections(&mut self, lines: &mut Lines, body: usize, now: u64) {
         let titled = |entries: usize| if entries == 0 { 0 } else { entries + 1 };
         let firing = self.model.firing.as_deref().unwrap_or_default();
         let heights = Heights::share(
@@ -205,7 +197,7 @@ impl View {
         section(lines, heights.events, "events", &self.model.events, event_line);
     }
 
-    fn processes(&self, lines: &mut Lines<'_>, height: usize, now: u64) {
+    fn processes(&self, lines: &mut Lines, height: usize, now: u64) {
         if height == 0 {
             return;
         }
@@ -236,7 +228,7 @@ impl View {
         }
     }
 
-    fn help(&self, lines: &mut Lines<'_>) {
+    fn help(&self, lines: &mut Lines) {
         lines.text(TITLE, "keys");
         for (keys, text) in [
             ("q Esc Ctrl-C", "quit"),
@@ -248,7 +240,7 @@ impl View {
         }
         lines.text(TITLE, "columns, and the keys that sort by them");
         // In two columns where one is not long enough.
-        let left = usize::from(lines.area.bottom().saturating_sub(lines.next + 1)).max(1);
+        let left = lines.rows.saturating_sub(lines.drawn.len() + 1).max(1);
         let entry = |column: &Column| format!("{}  {:<8}{}", column.key(), column.title(), column.help());
         let rows = Column::ALL.len().div_ceil(Column::ALL.len().div_ceil(left));
         let across = Column::ALL.len().div_ceil(rows);
@@ -294,7 +286,7 @@ fn style(column: Column, process: &Process) -> Style {
 
 /// A title, and as many entries as have room below it.
 fn section<T>(
-    lines: &mut Lines<'_>,
+    lines: &mut Lines,
     height: usize,
     title: &str,
     entries: &[T],

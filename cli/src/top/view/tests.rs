@@ -1,10 +1,9 @@
 //! What is on the screen, at several sizes.
 
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
 use serde_json::{Value, json};
 
 use super::super::fixture::{NOW, answers, log, small, vitals};
+use super::super::row::Row;
 use super::super::text::width;
 use super::draw::Heights;
 use super::*;
@@ -18,22 +17,14 @@ fn view(answers: &Answers) -> View {
 }
 
 /// The lines of a screen of that size, without the space at their ends.
-fn lines(view: &mut View, columns: u16, rows: u16) -> Vec<String> {
-    let mut terminal = Terminal::new(TestBackend::new(columns, rows)).expect("a terminal");
-    terminal.draw(|frame| view.draw(frame, NOW)).expect("drawn");
-    let buffer = terminal.backend().buffer();
-    let line = |y: u16| {
-        let (mut line, mut x) = (String::new(), 0);
-        while x < columns {
-            let symbol = buffer[(x, y)].symbol();
-            line.push_str(symbol);
-            // What is wide takes the cell beside it, too.
-            x += width(symbol).max(1) as u16;
-        }
-        assert_eq!(x, columns, "line {y} takes its width: {line:?}");
-        line.trim_end().to_owned()
-    };
-    (0..rows).map(line).collect()
+fn lines(view: &mut View, columns: usize, rows: usize) -> Vec<String> {
+    let drawn: Vec<String> = view.draw(columns, rows, NOW).iter().map(Row::text).collect();
+    assert_eq!(drawn.len(), rows);
+    for line in &drawn {
+        assert_eq!(width(line), columns, "{line:?} takes its width");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+    drawn.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn press(view: &mut View, keys: &str) {

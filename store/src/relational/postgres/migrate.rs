@@ -6,12 +6,12 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use refinery::error::Kind;
+use refinery_core::error::Kind;
+use refinery_core::{Migration, Runner};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use self::embedded::migrations;
 use super::Postgres;
 use super::error::store_error;
 use crate::StoreError;
@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Key of the advisory lock: "tickmesh" in ASCII.
 const LOCK: i64 = 0x7469_636b_6d65_7368;
 
-mod embedded {
-    refinery::embed_migrations!("migrations");
-}
+/// All migrations: the name of each file, which begins with its version, and its text. One that was published never changes.
+const MIGRATIONS: [(&str, &str); 1] =
+    [("V1__users_data", include_str!("../../../migrations/V1__users_data.sql"))];
 
 /// Ends the task of a connection, and with it the connection.
 struct Ending(JoinHandle<()>);
@@ -64,8 +64,11 @@ impl Postgres {
 }
 
 async fn run(client: &mut Client) -> Result<(), StoreError> {
-    let runner = migrations::runner().set_grouped(true);
-    let ours = runner.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or_default();
+    let migrations: Result<Vec<_>, _> =
+        MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql)).collect();
+    let migrations = migrations.map_err(|error| StoreError::Refused(error.to_string()))?;
+    let runner = Runner::new(&migrations).set_grouped(true);
+    let ours = runner.get_migrations().iter().map(Migration::version).max().unwrap_or_default();
     match runner.run_async(client).await {
         Ok(report) => {
             let applied = report.applied_migrations().len();
