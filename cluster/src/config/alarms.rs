@@ -1,4 +1,4 @@
-//! `[alarms]`: the rules by which the cluster looks at itself, and who is told.
+//! `[alarms]`: the alarm rules of the cluster, and the webhooks that get its alarms.
 
 use std::path::PathBuf;
 
@@ -9,27 +9,27 @@ use toml::{Table, Value};
 use super::load::over_list;
 use super::values::{Secret, optional_path};
 
-/// Webhooks at most: each has a thread.
+/// Maximum number of webhooks: each has its own thread.
 const MAX_WEBHOOKS: usize = 16;
-/// What a webhook's secret has at least, in bytes: it can be guessed offline from one delivery.
+/// Minimum length of a webhook's secret, in bytes: a shorter one could be guessed offline from one delivery.
 const MIN_SECRET: usize = 16;
-/// Longest URL.
+/// Maximum length of a URL, in bytes.
 const MAX_URL: usize = 2_048;
 
 /// `[alarms]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AlarmsConfig {
-    /// Whether the rules are looked at.
+    /// Whether the rules are evaluated.
     pub enabled: bool,
-    /// Milliseconds after which a receiver has failed to take an alarm.
+    /// Milliseconds within which a receiver has to answer.
     pub webhook_timeout_ms: u64,
-    /// Milliseconds until it is tried again; doubled each time.
+    /// Milliseconds until a failed delivery is sent again; doubled each time.
     pub webhook_retry_ms: u64,
-    /// Seconds after which it is given up.
+    /// Seconds after which a failed delivery is given up.
     pub webhook_give_up_s: u64,
-    /// Alarms that may wait for one receiver.
+    /// Maximum number of deliveries that wait for one receiver.
     pub webhook_queue: usize,
-    /// Certificates in PEM of those who sign the receivers'; none for the public ones.
+    /// CA certificates of the receivers, in PEM; none for the public CAs.
     #[serde(with = "optional_path")]
     pub webhook_tls_ca: Option<PathBuf>,
     /// Receivers.
@@ -38,17 +38,17 @@ pub struct AlarmsConfig {
     pub rule: Vec<Rule>,
 }
 
-/// One of `alarms.webhooks`. Many a URL is a secret itself, so both are never shown.
+/// One of `alarms.webhooks`. A URL may contain a secret, so neither field is ever shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// Where alarms are posted.
     pub url: Secret,
-    /// By which they are signed.
+    /// The key that signs them.
     pub secret: Secret,
 }
 
-/// What of `[alarms]` can be changed while the process runs.
+/// The part of `[alarms]` that can be changed while the process runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LiveAlarms {
     enabled: bool,
@@ -80,7 +80,7 @@ impl Default for AlarmsConfig {
     }
 }
 
-/// Checks what is said of rules, each key over that of the rule's default.
+/// Checks rules. Each key that is set replaces the default of this key.
 pub(super) fn check_rules(value: &Value) -> Result<(), String> {
     let Some(given) = value.as_array() else { return Err("a list of tables".into()) };
     let mut seen = std::collections::HashSet::new();
@@ -105,7 +105,7 @@ fn names() -> String {
     RuleName::ALL.map(RuleName::name).join(", ")
 }
 
-/// Checks receivers. What is wrong is told without a word of what was written.
+/// Checks receivers. The error contains nothing of the value, because it may be secret.
 pub(super) fn check_webhooks(value: &Value) -> Result<(), String> {
     let allowed = || {
         format!(
@@ -123,8 +123,8 @@ pub(super) fn check_webhooks(value: &Value) -> Result<(), String> {
     }
 }
 
-/// `http://` or `https://`, a host, perhaps a port and a path (RFC 3986); no name or password, which would be sent along in
-/// no other way than a signature is.
+/// `http://` or `https://`, a host, optionally a port and a path (RFC 3986). A user name or password is not allowed: the
+/// signature already authenticates a delivery.
 fn is_receiver(url: &str) -> bool {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let authority = rest.map(|rest| rest.split(['/', '?']).next().unwrap_or_default());

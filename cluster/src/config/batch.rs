@@ -1,4 +1,4 @@
-//! When messages that wait for the same client leave.
+//! `[batch]`: how long messages wait for others that are sent with them in one write.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::values::{AUTO, number_or_auto};
 /// `[batch]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchConfig {
-    /// Messages of one room that wait for more; when there are so many they leave at once.
+    /// Messages of one room that may wait in the flush window. When there are so many, they are sent at once.
     pub max_messages: usize,
-    /// The same in bytes.
+    /// The same limit in bytes.
     pub max_bytes: usize,
-    /// How long the first of them waits.
+    /// How long the first of them may wait.
     #[serde(rename = "window_ms")]
     pub window: FlushWindow,
-    /// With `auto`, the longest window, in milliseconds.
+    /// Maximum window with `auto`, in milliseconds.
     pub target_latency_ms: u64,
 }
 
@@ -29,9 +29,9 @@ impl Default for BatchConfig {
 /// `auto`, or milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushWindow {
-    /// None where there is CPU left, up to `batch.target_latency_ms` where there is not.
+    /// No window while there is CPU to spare, up to `batch.target_latency_ms` otherwise.
     Auto,
-    /// Always this.
+    /// Always this window.
     Fixed(Duration),
 }
 

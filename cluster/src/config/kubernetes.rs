@@ -1,4 +1,4 @@
-//! What a process does where it runs as a pod of Kubernetes.
+//! `[kubernetes]`: settings of a process that runs as a Kubernetes pod.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 /// `[kubernetes]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KubernetesConfig {
-    /// Milliseconds between two looks at whether the pod's deletion cost is still right; 0 for never.
+    /// Milliseconds between two checks of the pod's deletion cost; 0 for never.
     pub pod_deletion_cost_ms: u64,
     /// The directory with `token`, `ca.crt` and `namespace` of the pod's service account.
     pub service_account: PathBuf,
 }
 
 impl Default for KubernetesConfig {
-    /// Off; where Kubernetes mounts service accounts.
+    /// No checks; the directory where Kubernetes mounts service accounts.
     fn default() -> Self {
         Self {
             pod_deletion_cost_ms: 0,

@@ -1,4 +1,4 @@
-//! How many there may be, and how much of everything each may have.
+//! `[limits]`: how many connections there may be, and what each of them may use.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -7,23 +7,23 @@ use super::values::{AUTO, number_or_auto};
 /// `[limits]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LimitsConfig {
-    /// Connections of a node; more are answered 503.
+    /// Maximum number of open connections of a node or gateway; further ones get 503.
     pub max_connections: usize,
-    /// Connections from one address; more are answered 503. 0 for any number.
+    /// Maximum number of open connections from one address; further ones get 503. 0 for no limit.
     pub max_connections_per_address: usize,
-    /// Connections of one user; more are closed with 1008. 0 for any number.
+    /// Maximum number of open connections of one user; further ones are closed with 1008. 0 for no limit.
     pub max_connections_per_user: usize,
-    /// Connections that are taken each second.
+    /// Connections that are accepted per second.
     pub accept_per_second: AcceptRate,
-    /// Connections that may wait for their turn; more are answered 503.
+    /// Connections that may wait to be accepted; further ones get 503.
     pub accept_queue: usize,
-    /// Seconds after which a client that does nothing is let go; 0 for never.
+    /// Seconds after which an inactive client is disconnected; 0 for never.
     pub stale_s: u64,
     /// Largest message of a client, in bytes.
     pub max_message_bytes: usize,
     /// Bytes of live messages that may wait for one connection.
     pub max_queue_bytes: usize,
-    /// Milliseconds that the oldest live message may wait for one connection; 0 for any time.
+    /// Milliseconds that the oldest live message may wait for one connection; 0 for no limit.
     pub max_queue_age_ms: u64,
     /// Rooms that one connection may follow.
     pub max_subscriptions: usize,
@@ -40,9 +40,9 @@ pub struct LimitsConfig {
 /// `auto`, or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptRate {
-    /// As many as those that are connected hardly notice ([`tickmesh_protocol::crowd`]).
+    /// A rate that hardly delays deliveries to clients that are connected ([`tickmesh_protocol::crowd`]).
     Auto,
-    /// Always so many; 0 for any number.
+    /// Always this rate; 0 for no limit.
     Fixed(u32),
 }
 

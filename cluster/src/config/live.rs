@@ -1,8 +1,8 @@
-//! The configuration that is in force, and how it changes while the process runs: when the file is read again, and by an
-//! operator.
+//! The configuration that is in force, and how it changes while the process runs: when the file is read again, and by
+//! operators.
 //!
-//! Invariants: what is in force is valid; a change is whole or not at all; changes come one after another, and everybody
-//! who asked to be told of them is told of each before it is answered. Reading takes no lock.
+//! Invariants: the configuration in force is valid; a change is applied completely or not at all; changes are applied one after
+//! another, and every listener is called for each change before the change is answered. Reading takes no lock.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,8 +21,7 @@ use super::schema::Kind;
 use super::tuning::{MemoryConfig, RateConfig, TuningConfig};
 use super::{BatchConfig, Config, HeartbeatConfig, LimitsConfig, profiles, schema};
 
-/// Keys that are in force as soon as they are changed; the other keys of their sections, and all other sections, need a
-/// restart.
+/// Keys whose change is in force at once. All other keys are read when the process starts.
 const LIVE: &[&str] = &[
     "tuning.profile",
     "limits.max_connections",
@@ -58,16 +57,16 @@ const LIVE: &[&str] = &[
     "alarms.rule",
 ];
 
-/// Sections that are shown where what is tuned is shown.
+/// Sections that `GET /api/v1/tuning` shows.
 const SHOWN: &[&str] = &["tuning", "limits", "batch", "rate", "memory", "heartbeat", "pool", "alarms"];
 
-/// A change that is not made.
+/// A change that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(String),
-    /// It is read when the process starts.
+    /// The key is read only when the process starts.
     #[error("{0} is read when the process starts: set it in the configuration and restart")]
     NeedsRestart(String),
     /// The value cannot be used.
@@ -80,7 +79,7 @@ pub enum ChangeError {
     },
 }
 
-/// Sections with keys that can be changed. There is no secret in them, so they can be written out and read again.
+/// Sections with keys that can be changed. They contain no secret, so they can be serialized and read again.
 #[derive(Serialize, Deserialize)]
 struct Sections {
     tuning: TuningConfig,
@@ -111,7 +110,7 @@ type Told = Box<dyn Fn(&Config) + Send + Sync>;
 /// See the module's documentation.
 pub struct Live {
     now: ArcSwap<Config>,
-    /// What the profiles change.
+    /// The values that profiles replace.
     defaults: Config,
     /// Held while a change is made.
     told: Mutex<Vec<Told>>,
@@ -137,12 +136,12 @@ impl Live {
         self.now.load_full()
     }
 
-    /// Has somebody told of every change from now on, within the call that makes it. Not to be called by who is told.
+    /// Calls `told` for every change from now on, within the call that makes the change. `told` must not call this.
     pub fn on_change(&self, told: impl Fn(&Config) + Send + Sync + 'static) {
         self.told.lock().push(Box::new(told));
     }
 
-    /// Takes from a configuration that was read again what can be changed; changes by operators are over with it.
+    /// Takes the keys that can be changed from a configuration that was read again. This replaces changes by operators.
     pub fn reload(&self, fresh: &Config) {
         let told = self.told.lock();
         let mut next = (*self.now()).clone();
@@ -165,7 +164,7 @@ impl Live {
     /// Changes keys, all of them or none.
     ///
     /// # Errors
-    /// When one is unknown, needs a restart, or has a value that is not allowed, by itself or beside the others.
+    /// When a key is unknown or needs a restart, or when its value is not allowed, by itself or together with others.
     pub fn change(&self, wanted: &BTreeMap<String, serde_json::Value>) -> Result<(), ChangeError> {
         let told = self.told.lock();
         let mut next = (*self.now()).clone();
@@ -205,7 +204,7 @@ impl Live {
         Ok(())
     }
 
-    /// What is not said of a key itself is as the profile has it, or else as by default.
+    /// Sets keys that were not set explicitly to the profile's value, or else to the default.
     fn apply_profile(&self, name: &str, table: &mut Table, origins: &mut Origins) {
         let profile = profiles::find(name);
         let defaults = sections(&self.defaults);
@@ -233,7 +232,7 @@ impl Live {
         told.iter().for_each(|told| told(&next));
     }
 
-    /// What is tuned, each with its value, where that comes from, and whether it can be changed while the process runs.
+    /// The keys that `GET /api/v1/tuning` shows: value, origin, and whether it can be changed while the process runs.
     #[must_use]
     pub fn shown(&self) -> serde_json::Value {
         let config = self.now();

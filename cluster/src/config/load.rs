@@ -1,4 +1,4 @@
-//! From the layers to a valid configuration.
+//! Merges the layers (defaults, file, environment, flags) and checks the result.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,18 +13,18 @@ use super::{Config, JwtAlgorithm, profiles};
 /// Prefix of the environment variables.
 const PREFIX: &str = "TICKMESH_";
 
-/// What a configuration is made from, besides the defaults.
+/// The sources of a configuration, besides the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// A TOML file.
     pub file: Option<PathBuf>,
-    /// The environment; what does not start with `TICKMESH_` and have a `__` is ignored.
+    /// The environment. A variable that does not start with `TICKMESH_` and contain `__` is ignored.
     pub env: Vec<(String, String)>,
     /// Flags: the name of the flag, the key, and the value.
     pub flags: Vec<(&'static str, &'static str, String)>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// `section.key`; empty if it is about the file as a whole.
@@ -48,7 +48,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Everything that is wrong, one line each.
+/// All problems, one line each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -75,10 +75,10 @@ struct Layers {
 }
 
 impl Config {
-    /// Puts the sources over the defaults, and checks the whole.
+    /// Applies the sources to the defaults, and checks the result.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn load(defaults: &Self, sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut layers = Layers::default();
         if let Some(path) = &sources.file {
@@ -211,7 +211,7 @@ impl Layers {
     }
 }
 
-/// What is wrong and only shows when the keys are seen together.
+/// Problems that concern several keys together.
 pub(super) fn together(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     let mut wrong = |key: &str, value: Option<String>, problem: &str| {
@@ -259,8 +259,8 @@ pub(super) fn together(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     errors
 }
 
-/// The classes or rules that are given over those of the defaults, one by one as their `id` says, and key by key: naming one
-/// class, or one key of a class, must not open the private rooms of the others.
+/// Merges the given classes or rules into the defaults. Entries are matched by the key `id`, and merged key by key: setting one
+/// class, or one key of a class, must not open the private rooms of other classes.
 pub(super) fn over_list(defaults: Option<&Value>, given: &Value, id: &str) -> Value {
     let mut all = defaults.and_then(Value::as_array).cloned().unwrap_or_default();
     let name = |one: &Value| one.get(id).and_then(Value::as_str).unwrap_or_default().to_owned();

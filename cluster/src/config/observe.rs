@@ -1,4 +1,4 @@
-//! What a process says of itself: its log, and its traces.
+//! `[log]` and `[otlp]`: the log and the traces of a process.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use super::values::optional_path;
 /// `[log]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LogConfig {
-    /// How lines are written.
+    /// Format of the lines.
     pub format: LogFormat,
     /// A filter such as `info` or `info,tickmesh_node=debug`.
     pub level: String,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -28,17 +28,17 @@ pub enum LogFormat {
 /// `[otlp]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OtlpConfig {
-    /// A collector's URL for OTLP over HTTP; empty for none.
+    /// URL of the collector (OTLP over HTTP); empty for no traces.
     pub endpoint: String,
-    /// Part of the requests that are traced where they do not say themselves, 0 to 1.
+    /// Part of the requests that are traced, 0 to 1, if the request itself does not decide it.
     pub sample: f64,
-    /// A request's own `traceparent` decides.
+    /// The sampled flag in a request's `traceparent` decides.
     pub follow_parent: bool,
-    /// Milliseconds after which the collector has failed.
+    /// Milliseconds after which an export has failed.
     pub timeout_ms: u64,
-    /// Spans that may wait for it.
+    /// Maximum number of spans that wait for the collector.
     pub queue: usize,
-    /// Certificates of those who sign the collector's, in PEM; none for the public ones.
+    /// CA certificates of the collector, in PEM; none for the public CAs.
     #[serde(with = "optional_path")]
     pub tls_ca: Option<PathBuf>,
 }

@@ -6,14 +6,14 @@ use std::fmt;
 /// Where a value comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody said anything.
+    /// Not set: the default.
     #[default]
     Default,
     /// The profile of this name.
     Profile(&'static str),
     /// This file.
     File(String),
-    /// This variable of the environment.
+    /// This environment variable.
     Environment(String),
     /// This flag.
     Flag(&'static str),
@@ -22,13 +22,13 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// It was said of this very key.
+    /// The key itself was set, not by a default or a profile.
     #[must_use]
     pub fn is_explicit(&self) -> bool {
         !matches!(self, Self::Default | Self::Profile(_))
     }
 
-    /// As errors name it.
+    /// The name in error messages.
     pub(super) fn name(&self) -> &str {
         match self {
             Self::Default => "the defaults",

@@ -1,17 +1,17 @@
-//! Profiles: values of several keys under one name. A key that is given by itself wins.
+//! Profiles: each sets several keys at once. A key that is set by itself wins.
 
 /// A profile.
 #[derive(Debug)]
 pub(super) struct Profile {
     pub(super) name: &'static str,
-    /// Keys and what they are.
+    /// Keys and their values.
     pub(super) values: &'static [(&'static str, i64)],
 }
 
-/// The one that changes nothing.
+/// The profile that sets nothing.
 pub(super) const AUTO: &str = "auto";
 
-/// What `tuning.profile` may be.
+/// Allowed values of `tuning.profile`.
 pub(super) const NAMES: &[&str] = &[AUTO, "report-current", "report-recommended", "small", "medium", "large"];
 
 pub(super) const PROFILES: &[Profile] = &[

@@ -1,4 +1,4 @@
-//! Every key once: its bounds, its documentation, how it is written as text.
+//! What a key is: its bounds, its documentation, and how its value is read from and written as text.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::keys::KEYS;
 use super::{ApiKey, Config};
 use crate::redis::{Address, BadAddress};
 
-/// A key and what it allows.
+/// A key and its allowed values.
 #[derive(Debug)]
 pub(super) struct Key {
     /// `section.key`.
@@ -21,7 +21,7 @@ pub(super) struct Key {
     doc: &'static str,
 }
 
-/// What a key allows.
+/// The allowed values of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An integer in this range.
@@ -36,7 +36,7 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// An IP address and port.
     Address,
-    /// The same, or empty.
+    /// An IP address and port, or empty.
     OptionalAddress,
     /// A name of `[A-Za-z0-9_.-]`, up to 64 bytes, or empty.
     Name,
@@ -50,7 +50,7 @@ pub(super) enum Kind {
     Path,
     /// Empty, or a URL with one of these schemes.
     Url(&'static [&'static str]),
-    /// The same, never shown.
+    /// Empty, or a URL with one of these schemes; never shown.
     SecretUrl(&'static [&'static str]),
     /// `memory`, or an address of Redis.
     Broker,
@@ -108,8 +108,8 @@ impl Kind {
         }
     }
 
-    /// Reads a value as the environment and flags write it. What cannot be read stays text, for [`check`](Self::check)
-    /// to refuse.
+    /// Reads a value from the environment or a flag. A value that cannot be read stays text; [`check`](Self::check)
+    /// then refuses it.
     pub(super) fn parse(self, text: &str) -> Value {
         match self {
             Self::Bool => text.trim().parse().map_or_else(|_| Value::String(text.into()), Value::Boolean),
@@ -138,7 +138,7 @@ impl Kind {
     /// Checks a value.
     ///
     /// # Errors
-    /// With what is allowed.
+    /// With a description of the allowed values.
     pub(super) fn check(self, value: &Value) -> Result<(), String> {
         let text = value.as_str();
         let good = match self {
@@ -226,7 +226,7 @@ fn number(value: &Value) -> Option<f64> {
     value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
 }
 
-/// `*`, or a scheme and a host, perhaps with a port (RFC 6454 §6.2).
+/// `*`, or a scheme and a host, optionally with a port (RFC 6454 §6.2).
 fn is_origin(text: &str) -> bool {
     let of_host = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
     let of_scheme = |c: char| c.is_ascii_alphanumeric() || "+.-".contains(c);
@@ -282,12 +282,12 @@ fn check_api_keys(value: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// All values as they may be shown.
+/// All values, with secrets masked.
 pub(super) fn values(config: &Config) -> Table {
     Table::try_from(config).unwrap_or_default()
 }
 
-/// Whether both have the same value of a key that may not be shown.
+/// Whether both have the same value of a secret key. True for all other keys.
 pub(super) fn same_secret(a: &Config, b: &Config, path: &str) -> bool {
     let keys = |config: &Config| -> Vec<(String, String)> {
         let keys = config.auth.api_keys.iter();
@@ -305,7 +305,7 @@ pub(super) fn same_secret(a: &Config, b: &Config, path: &str) -> bool {
     }
 }
 
-/// The configuration as TOML, section by section, with documentation or with where each value comes from.
+/// The configuration as TOML, section by section, with the documentation or the origin of each value.
 pub(super) fn render(config: &Config, documented: bool) -> String {
     let values = values(config);
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! What is kept beside the logs: the sections of the stores and of what fills them.
+//! The sections of the stores, and of the parts that write into them.
 
 use std::path::PathBuf;
 
@@ -10,59 +10,59 @@ use super::values::{Secret, optional_path};
 /// `[postgres]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PostgresConfig {
-    /// Where it is; empty for none.
+    /// Its address; empty for none.
     pub url: Secret,
-    /// Connections at most.
+    /// Maximum number of connections.
     pub pool_max: usize,
-    /// Milliseconds after which a call has failed, waiting for a connection included.
+    /// Milliseconds after which a call has failed. This includes the wait for a connection.
     pub timeout_ms: u64,
-    /// Milliseconds after which the server ends a statement.
+    /// Milliseconds after which the server cancels a statement.
     pub statement_timeout_ms: u64,
-    /// Certificates in PEM of those who sign the server's; none for the public ones.
+    /// CA certificates of the server, in PEM; none for the public CAs.
     #[serde(with = "optional_path")]
     pub tls_ca: Option<PathBuf>,
-    /// Days that the audit of sessions goes back.
+    /// Days for which the audit of sessions is kept.
     pub audit_days: u64,
-    /// A node is not ready without it.
+    /// Whether a node is not ready while the store is away.
     pub required: bool,
 }
 
 /// `[tdengine]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TdengineConfig {
-    /// Where it is; empty for none.
+    /// Its address; empty for none.
     pub dsn: Secret,
-    /// Connections at most.
+    /// Maximum number of connections.
     pub pool_max: usize,
-    /// Milliseconds after which a call has failed, waiting for a connection included.
+    /// Milliseconds after which a call has failed. This includes the wait for a connection.
     pub timeout_ms: u64,
-    /// Days that ticks are kept.
+    /// Days for which ticks are kept.
     pub tick_days: u64,
-    /// Days that bars of less than a day are kept.
+    /// Days for which bars shorter than a day are kept.
     pub minute_days: u64,
-    /// Days that bars of a day are kept.
+    /// Days for which bars of one day are kept.
     pub daily_days: u64,
-    /// A node is not ready without it.
+    /// Whether a node is not ready while the store is away.
     pub required: bool,
 }
 
 /// `[stores]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoresConfig {
-    /// Calls that have to fail one after another before a store is left alone for a while.
+    /// Failed calls in a row after which a node stops calling a store for a while.
     pub breaker_failures: u32,
-    /// For how many milliseconds; doubled each time it still fails, up to thirty times as long.
+    /// How long, in milliseconds. Doubled each time the store still fails, up to 30 times this value.
     pub breaker_open_ms: u64,
 }
 
 /// `[market]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MarketConfig {
-    /// Rooms whose name starts so carry the ticks of the symbol that follows.
+    /// Prefix of market rooms; the symbol follows it.
     pub prefix: String,
-    /// Milliseconds by which a tick may be older than the newest of its symbol and still count in its bars.
+    /// Milliseconds by which a tick may be older than the newest tick of its symbol and still change bars.
     pub late_ms: u64,
-    /// Percent by which a tick's price may differ from the one before; 0 for any.
+    /// Percent by which the price of a tick may differ from the previous price; 0 for any difference.
     pub max_jump_percent: u64,
     /// Exchanges: time zones and trading sessions.
     pub exchange: Vec<ExchangeConfig>,
@@ -71,22 +71,22 @@ pub struct MarketConfig {
 /// `[recorder]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecorderConfig {
-    /// Ticks in one write, at most.
+    /// Maximum number of ticks in one write.
     pub batch: usize,
-    /// Milliseconds between two writes of what came.
+    /// Milliseconds between two writes.
     pub flush_ms: u64,
-    /// Ticks of one room that wait in memory for the store; what is beyond is read from the room's log again.
+    /// Ticks of one room that wait in memory for the store. Further ticks are read from the room's log later.
     pub buffer: usize,
 }
 
 /// `[users]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UsersConfig {
-    /// Symbols in one watchlist.
+    /// Maximum number of symbols in one watchlist.
     pub max_watchlist: usize,
-    /// Alerts of one user.
+    /// Maximum number of price alerts of one user.
     pub max_alerts: usize,
-    /// Hundredths of a percent of an alert's value by which the field has to move away from it before `crosses` can fire
-    /// again.
+    /// Hysteresis of alerts with `crosses`, in hundredths of a percent of the alert's value: the field has to move away
+    /// from the value by so much before the alert fires again.
     pub alert_hysteresis_bp: u64,
 }

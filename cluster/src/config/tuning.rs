@@ -1,23 +1,23 @@
-//! What is tuned under load: the sections `rate`, `memory` and `tuning`.
+//! Settings for behaviour under load: the sections `rate`, `memory` and `tuning`.
 
 use serde::{Deserialize, Serialize};
 use tickmesh_protocol::rate::Limit;
 use tickmesh_protocol::session::Rates;
 
-/// `[rate]`; 0 stands for any number.
+/// `[rate]`. A rate of 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateConfig {
-    /// Messages of one connection each second.
+    /// Messages of one connection per second.
     pub requests_per_s: u32,
-    /// Subscriptions of one connection each second.
+    /// Subscriptions of one connection per second.
     pub subscribes_per_s: u32,
-    /// Publishes of one connection each second.
+    /// Publishes of one connection per second.
     pub publishes_per_s: u32,
-    /// Messages that one user or API key publishes over HTTP each second, at one node.
+    /// Messages that one user or API key publishes over HTTP per second, at one node.
     pub http_publishes_per_s: u32,
-    /// Connections from one address each second.
+    /// New connections from one address per second.
     pub connects_per_s: u32,
-    /// How many seconds' worth may come at once.
+    /// Seconds' worth of each rate that may come at once after a pause.
     pub burst_s: u32,
 }
 
@@ -65,13 +65,13 @@ impl RateConfig {
 /// `[memory]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryConfig {
-    /// Bytes that the process may use; 0 for what its control groups and the machine allow.
+    /// Bytes that the process may use; 0 for the smallest of its control groups' limits and the machine's memory.
     pub limit_bytes: u64,
-    /// Percent of it from which it is high.
+    /// Percent of the limit at which memory is high.
     pub high_percent: u8,
-    /// Milliseconds between two looks.
+    /// Milliseconds between two measurements.
     pub interval_ms: u64,
-    /// Milliseconds between two sweeps for what is out of date.
+    /// Milliseconds between two clean-ups of outdated data.
     pub cleanup_ms: u64,
 }
 
@@ -84,7 +84,7 @@ impl Default for MemoryConfig {
 /// `[tuning]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TuningConfig {
-    /// Values of several keys under one name.
+    /// The profile, which sets several keys at once.
     pub profile: String,
 }
 

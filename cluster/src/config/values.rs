@@ -1,4 +1,4 @@
-//! Types of values that configuration alone has.
+//! Types of values that only the configuration uses.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::redis::Address;
 
-/// Where the broker is. It may have a password, which is never printed.
+/// Address of the broker. It may contain a password, which is never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct BrokerUrl(String);
 
 impl BrokerUrl {
-    /// Takes the text.
+    /// Wraps the text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
@@ -46,19 +46,19 @@ impl Serialize for BrokerUrl {
     }
 }
 
-/// A text that is never printed: not by `Debug`, not in a configuration that is shown.
+/// A text that is never printed: neither by `Debug` nor in a printed configuration.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the text.
+    /// Wraps the text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text, for what it is needed for.
+    /// The text itself. Do not print it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -77,7 +77,7 @@ impl Serialize for Secret {
     }
 }
 
-/// The word for what is set by the process itself.
+/// The word for a value that the process chooses itself.
 pub(super) const AUTO: &str = "auto";
 
 /// A number, or none for the word `auto`.
@@ -117,7 +117,7 @@ pub(super) mod optional_path {
     }
 }
 
-/// As `optional_path`.
+/// Like `optional_path`, for an address.
 pub(super) mod optional_address {
     use super::{Deserialize, Serializer, SocketAddr};
 
