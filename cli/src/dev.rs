@@ -61,7 +61,9 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         for node in &nodes {
             println!("http://{}  a node behind it", node.address());
         }
-        let feeding = (!args.no_feed).then(|| actix_rt::spawn(feed::demo(cluster.seat("feed").broker)));
+        // Through a node, so that it is counted as what others publish.
+        let publisher = nodes.first().filter(|_| !args.no_feed).map(Node::publisher);
+        let feeding = publisher.map(|publisher| actix_rt::spawn(feed::demo(publisher)));
         stop.wait().await;
         if let Some(feeding) = feeding {
             feeding.abort();

@@ -8,18 +8,16 @@ mod ticks;
 
 use std::cell::Cell;
 use std::io::Read;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tickmesh_cluster::broker::Broker;
-use tickmesh_node::clock;
+use tickmesh_node::{Publisher, clock};
 
 use crate::args::FeedArgs;
 use crate::config::Unusable;
 use crate::serve::StopSignals;
 use schedule::{Schedule, Times};
-use sink::{BrokerSink, HttpSink, Sink};
+use sink::{HttpSink, NodeSink, Sink};
 use ticks::{BadRow, Tick};
 
 /// The ticks of `tickmesh dev`; `data/README.md` names their sources.
@@ -72,12 +70,12 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
 }
 
 /// The demo feed: round and round until its task is ended, each as if it happened now.
-pub(crate) async fn demo(broker: Arc<dyn Broker>) {
+pub(crate) async fn demo(publisher: Publisher) {
     let ticks = match read(DEMO.as_bytes(), |bad| tracing::warn!("demo feed: {bad}")) {
         Ok(ticks) => ticks,
         Err(error) => return tracing::error!("demo feed: {error}"),
     };
-    let mut sink = BrokerSink(broker);
+    let mut sink = NodeSink(publisher);
     let (bar, published) = (ProgressBar::hidden(), Cell::new(0));
     let result = feed(&ticks.good, 1.0, true, Times::Now, &mut sink, &bar, &published).await;
     if let Err(error) = result {

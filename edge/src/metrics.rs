@@ -25,7 +25,7 @@ use tickmesh_cluster::redis::Health;
 
 pub use distribution::{BATCH, DELAY, Distribution, LATENCY, SCORE, Scale};
 pub use text::answer;
-pub use usage::Usage;
+pub use usage::{Usage, process};
 
 /// A number that one thread counts.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -63,6 +63,8 @@ pub(crate) struct Node {
     state: watch::Sender<State>,
     draining: watch::Sender<bool>,
     answers: watch::Sender<bool>,
+    /// It has answered before.
+    met: AtomicBool,
     /// Connections that are on it.
     links: AtomicUsize,
     /// Until when it is passed over, and for how long the next time.
@@ -98,6 +100,7 @@ impl Node {
             state: watch::channel(State::Dead).0,
             draining: watch::channel(report.draining).0,
             answers: watch::channel(false).0,
+            met: AtomicBool::new(false),
             links: AtomicUsize::new(0),
             passed_over: Mutex::new(None),
             moves: Arc::new(Semaphore::new(0)),
@@ -192,6 +195,9 @@ impl Node {
         if before != state {
             tracing::info!(node = self.id, ?before, ?state, "node");
         }
+        if state != State::Dead {
+            self.met.store(true, Ordering::Relaxed);
+        }
         (before, state) == (State::Alive, State::Dead)
     }
 }
@@ -242,6 +248,12 @@ impl Nodes {
     /// How many are in this state.
     pub(crate) fn count(&self, state: State) -> u64 {
         self.known.lock().values().filter(|node| node.is(state)).count() as u64
+    }
+
+    /// Those that have a lease and answered before, but do not answer now.
+    pub(crate) fn unreachable(&self) -> Vec<String> {
+        let gone = |node: &&Arc<Node>| node.is(State::Dead) && node.met.load(Ordering::Relaxed);
+        self.known.lock().values().filter(gone).map(|node| node.id.clone()).collect()
     }
 
     /// How often a node was lost, see [`Node::judge`].

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tickmesh_cluster::pulse::Measure;
-use tickmesh_edge::metrics::Usage;
+use tickmesh_edge::metrics::{Usage, process};
 use tickmesh_protocol::vitals::{GatewayVitals, Kind, Moved, Pauses, Vitals};
 
 use crate::api::not_ready;
@@ -57,6 +57,7 @@ impl Meter {
             clients: self.shared.connections.open() as u64,
             links: self.shared.nodes.links(),
             nodes_known: self.shared.nodes.known(),
+            unreachable: self.shared.nodes.unreachable(),
             moves_per_s: rate(moves),
             takeovers_per_s: rate(takeovers),
             pause_ms: pauses(self.pauses.iter().flatten()),
@@ -80,6 +81,7 @@ impl Measure for Meter {
             zone: self.zone.clone(),
             address: self.address.clone(),
             run: shared.run,
+            process: process(),
             started_at: self.started_at,
             at: now,
             draining: shared.connections.draining(),

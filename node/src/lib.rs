@@ -13,7 +13,7 @@
 //! * `alarms`: when the cluster raises an alarm on itself
 //! * `flush`: how long a worker thread waits for more before it delivers
 //! * `trace`: what shows in traces · `vitals`: what the node tells of itself once a second
-//! * [`api`]: the HTTP API · [`metrics`], [`clock`]
+//! * [`api`]: the HTTP API · [`Publisher`]: publishes from within the process · [`metrics`], [`clock`]
 
 mod alarms;
 pub mod api;
@@ -34,6 +34,7 @@ pub mod metrics;
 mod parking;
 mod peers;
 mod policies;
+mod publisher;
 mod reads;
 pub mod server;
 pub mod session;
@@ -44,4 +45,5 @@ mod upgrade;
 mod vitals;
 mod worker;
 
+pub use publisher::Publisher;
 pub use server::{Node, StartError};

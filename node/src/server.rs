@@ -44,6 +44,7 @@ use crate::market::{self, Means, Settings};
 use crate::metrics::{Metrics, Sources};
 use crate::peers::{self, Peers, Told};
 use crate::policies::{Policies, tune};
+use crate::publisher::Publisher;
 use crate::reads::Reads;
 use crate::vitals::Meter;
 use crate::worker::{Shared, Worker};
@@ -300,6 +301,12 @@ impl Node {
     #[must_use]
     pub fn live(&self) -> &Arc<Live> {
         &self.shared.live
+    }
+
+    /// Publishes through this node from within the process, as long as it runs.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        Publisher(self.shared.clone())
     }
 
     /// Where it listens.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tickmesh_cluster::pulse::Measure;
-use tickmesh_edge::metrics::{LATENCY, Usage};
+use tickmesh_edge::metrics::{LATENCY, Usage, process};
 use tickmesh_protocol::vitals::{
     BusyRoom, Kind, NodeVitals, P95, ROOMS, Spread, StoreVitals, Vitals, Window,
 };
@@ -164,6 +164,7 @@ impl Measure for Meter {
             zone: self.zone.clone(),
             address: self.address.clone(),
             run: shared.run,
+            process: process(),
             started_at: shared.started_at,
             at: now,
             draining: shared.connections.draining(),

@@ -26,6 +26,8 @@ struct SlotState {
     pending: Option<Arc<Prepared>>,
     /// Messages that the pending one replaced.
     replaced: u64,
+    /// The pending one came while a rate limit was in force.
+    waits: bool,
     /// Milliseconds on the monotonic clock before which nothing may go out.
     not_before: u64,
 }
@@ -37,6 +39,9 @@ pub struct Latest {
     slots: FxHashMap<Slot, SlotState>,
     /// Pending sequence numbers, and whose they are.
     order: BTreeMap<u64, Slot>,
+    /// Until when, in milliseconds on the monotonic clock, a rate limit holds up something that is or was pending, and so all
+    /// that comes after it.
+    held_until: u64,
     bytes: usize,
     /// Sequence number of what went out last, or of the start.
     sent_seq: u64,
@@ -49,8 +54,15 @@ pub struct Latest {
 /// What [`Latest::poll`] found.
 #[derive(Debug)]
 pub enum Next {
-    /// To be sent now; it replaced so many older ones.
-    Send(Arc<Prepared>, u64),
+    /// To be sent now.
+    Send {
+        /// The newest value.
+        message: Arc<Prepared>,
+        /// How many older ones it replaced.
+        conflated: u64,
+        /// A rate limit held it up: the time that it waited is what the subscriber asked for.
+        held: bool,
+    },
     /// Nothing before this time, in milliseconds on the monotonic clock.
     Wait(u64),
     /// Nothing is pending.
@@ -66,6 +78,7 @@ impl Latest {
             min_interval_ms,
             slots: FxHashMap::default(),
             order: BTreeMap::new(),
+            held_until: 0,
             bytes: 0,
             sent_seq: seq,
             accounted: seq - carried.min(seq),
@@ -73,13 +86,16 @@ impl Latest {
         }
     }
 
-    /// Takes in the next message of the room.
-    pub fn push(&mut self, message: &Arc<Prepared>) {
+    /// Takes in the next message of the room, at `now` in milliseconds on the monotonic clock.
+    pub fn push(&mut self, message: &Arc<Prepared>, now: u64) {
         let inner = message.message();
         let slot: Slot = (inner.event.clone(), inner.key.clone());
         self.bytes += inner.data.get().len() + OVERHEAD;
         self.order.insert(inner.seq, slot.clone());
-        let state = self.slots.entry(slot).or_insert(SlotState { pending: None, replaced: 0, not_before: 0 });
+        let new = SlotState { pending: None, replaced: 0, waits: false, not_before: 0 };
+        let state = self.slots.entry(slot).or_insert(new);
+        self.held_until = self.held_until.max(state.not_before);
+        state.waits = self.held_until > now;
         if let Some(old) = state.pending.replace(message.clone()) {
             state.replaced += 1;
             self.order.remove(&old.message().seq);
@@ -101,6 +117,7 @@ impl Latest {
             unreachable!("what is in `order` is pending");
         };
         let conflated = std::mem::take(&mut state.replaced) + std::mem::take(&mut self.carried);
+        let held = state.waits;
         state.not_before = now.saturating_add(self.min_interval_ms);
         if self.min_interval_ms == 0 {
             self.slots.remove(&slot);
@@ -110,13 +127,13 @@ impl Latest {
         self.bytes -= message.message().data.get().len() + OVERHEAD;
         self.sent_seq = message.message().seq;
         self.accounted += 1 + conflated;
-        Next::Send(message, conflated)
+        Next::Send { message, conflated, held }
     }
 
     /// All that is pending, in order, whatever the rate limit says.
     pub fn drain(mut self) -> impl Iterator<Item = (Arc<Prepared>, u64)> {
         std::iter::from_fn(move || match self.poll(u64::MAX) {
-            Next::Send(message, conflated) => Some((message, conflated)),
+            Next::Send { message, conflated, .. } => Some((message, conflated)),
             Next::Wait(_) | Next::Empty => None,
         })
     }
@@ -224,9 +241,9 @@ mod tests {
                         seq += 1;
                         newest.insert(key.to_string(), seq);
                         log.push(message(seq, key));
-                        table.push(&log[log.len() - 1]);
+                        table.push(&log[log.len() - 1], now);
                     }
-                    Step::Poll => if let Next::Send(message, conflated) = table.poll(now) {
+                    Step::Poll => if let Next::Send { message, conflated, .. } = table.poll(now) {
                         reader.read(now, interval, &message, conflated);
                     },
                     Step::Pass(ms) => now += ms,
@@ -235,7 +252,7 @@ mod tests {
                         let sent = table.sent_seq();
                         table = Latest::new(interval, sent, table.carried());
                         for message in &log[sent as usize..] {
-                            table.push(message);
+                            table.push(message, now);
                         }
                         reader.times.clear();
                     }
@@ -244,7 +261,7 @@ mod tests {
             }
             loop {
                 match table.poll(now) {
-                    Next::Send(message, conflated) => reader.read(now, interval, &message, conflated),
+                    Next::Send { message, conflated, .. } => reader.read(now, interval, &message, conflated),
                     Next::Wait(until) => { prop_assert!(until > now); now = until; }
                     Next::Empty => break,
                 }
@@ -256,6 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rate_limit_held_up_is_told_from_what_went_at_once() {
+        let mut table = Latest::new(100, 0, 0);
+        let sent = |table: &mut Latest, now| match table.poll(now) {
+            Next::Send { message, held, .. } => Some((message.message().seq, held)),
+            Next::Wait(_) | Next::Empty => None,
+        };
+        table.push(&message(1, 0), 1_000);
+        assert_eq!(sent(&mut table, 1_000), Some((1, false)));
+        // Too early for its key; and what comes behind it waits as well, though its own key is free.
+        table.push(&message(2, 0), 1_040);
+        table.push(&message(3, 1), 1_050);
+        assert_eq!(sent(&mut table, 1_060), None);
+        assert_eq!(sent(&mut table, 1_100), Some((2, true)));
+        assert_eq!(sent(&mut table, 1_100), Some((3, true)));
+        // No limit is in force: however late it goes out, nobody wanted that.
+        table.push(&message(4, 0), 1_250);
+        assert_eq!(sent(&mut table, 9_000), Some((4, false)));
+    }
+
+    #[test]
     fn forgotten_keys_leave_no_trace() {
         let mut table = Latest::new(10, 0, 0);
         for seq in 1..=10_000u64 {
@@ -263,8 +300,8 @@ mod tests {
             let inner = Message { key: Some(seq.to_string().into()), ..data.message().clone() };
             let room = RoomName::new("r").unwrap();
             data = Batch::new(room, before(inner.seq), vec![Arc::new(inner)], 0).messages()[0].clone();
-            table.push(&data);
-            assert!(matches!(table.poll(seq * 20), Next::Send(..)));
+            table.push(&data, seq * 20);
+            assert!(matches!(table.poll(seq * 20), Next::Send { .. }));
         }
         assert!(table.slots.len() < 100, "{}", table.slots.len());
     }

@@ -64,6 +64,10 @@ pub struct Vitals {
     pub address: String,
     /// Names one run of it.
     pub run: u64,
+    /// Names the process of the operating system, of which `cpu_percent` and the figures of memory are: those who tell the
+    /// same one share them. 0 where that is not known.
+    #[serde(default)]
+    pub process: u64,
     /// UTC milliseconds.
     #[serde(default)]
     pub started_at: u64,
@@ -180,6 +184,9 @@ pub struct GatewayVitals {
     /// Nodes of the cluster that it knows.
     #[serde(default)]
     pub nodes_known: u64,
+    /// Ids of nodes that have their lease, have answered this gateway before, and do not answer any more.
+    #[serde(default)]
+    pub unreachable: Vec<String>,
     /// Sessions that went to another node on purpose.
     #[serde(default)]
     pub moves_per_s: f64,
@@ -340,6 +347,7 @@ mod tests {
             zone: String::new(),
             address: "h:1".into(),
             run: 1,
+            process: 9,
             started_at: 2,
             at: 3,
             draining: false,
@@ -356,6 +364,7 @@ mod tests {
                 clients: 4,
                 links: 4,
                 nodes_known: 1,
+                unreachable: Vec::new(),
                 moves_per_s: 0.0,
                 takeovers_per_s: 0.0,
                 pause_ms: Pauses::default(),

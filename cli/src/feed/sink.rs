@@ -1,13 +1,12 @@
-//! Where ticks are published: over HTTP, or into a broker of this process.
+//! Where ticks are published: over HTTP, or through a node of this process.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use awc::http::Uri;
 use awc::http::header::HeaderValue;
 use serde::{Deserialize, Serialize};
-use tickmesh_cluster::broker::Broker;
+use tickmesh_node::Publisher;
 use tickmesh_protocol::message::Publish;
 use tokio::time::Instant;
 
@@ -30,11 +29,11 @@ pub(super) trait Sink {
     async fn publish(&mut self, messages: &[Message<'_>]) -> anyhow::Result<()>;
 }
 
-/// A broker of this process. Messages that it does not take are let go: by the time it does, they are old quotes.
-pub(super) struct BrokerSink(pub(super) Arc<dyn Broker>);
+/// A node of this process. Messages that its broker does not take are let go: by the time it does, they are old quotes.
+pub(super) struct NodeSink(pub(super) Publisher);
 
 #[async_trait(?Send)]
-impl Sink for BrokerSink {
+impl Sink for NodeSink {
     async fn publish(&mut self, messages: &[Message<'_>]) -> anyhow::Result<()> {
         let messages = messages
             .iter()

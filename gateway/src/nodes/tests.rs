@@ -89,3 +89,23 @@ fn sessions_with_keys_move_only_where_their_key_belongs() {
     assert_eq!(other.moves.available_permits(), 10, "each sees at the same pace whether it should move");
     assert_eq!(other.review.load(Ordering::Relaxed), 290);
 }
+
+#[test]
+fn a_node_that_answered_once_and_does_not_now_is_told_of_as_long_as_it_has_a_lease() {
+    let nodes = nodes(&[("a", 0, State::Dead), ("b", 0, State::Dead), ("new", 0, State::Dead)], false);
+    let node = |id: &str| nodes.known.lock()[id].clone();
+    let answers = |id: &str, answers| {
+        node(id).answers.send_replace(answers);
+        nodes.judge(&node(id), true);
+    };
+    answers("a", true);
+    answers("b", true);
+    assert!(nodes.unreachable().is_empty(), "one that has just come has not been met");
+    answers("a", false);
+    assert_eq!(nodes.unreachable(), ["a"]);
+    answers("b", false);
+    answers("a", true);
+    assert_eq!(nodes.unreachable(), ["b"]);
+    nodes.known.lock().remove("b");
+    assert!(nodes.unreachable().is_empty());
+}

@@ -150,11 +150,11 @@ impl Session {
                 continue;
             };
             match subscription.poll_latest(now) {
-                Next::Send(message, conflated) => {
+                Next::Send { message, conflated, held } => {
                     let room = room.clone();
                     // Rooms take turns.
                     self.due.rotate_left(1);
-                    return self.due_frame(&room, &message, conflated);
+                    return self.due_frame(&room, &message, conflated, held);
                 }
                 Next::Wait(until) => {
                     if let Some(room) = self.due.pop_front() {
@@ -170,16 +170,18 @@ impl Session {
         None
     }
 
-    /// A conflated message that goes out now.
+    /// A conflated message that goes out now. One that was `held` up because the client wants it so is counted and not timed.
     pub(super) fn due_frame(
         &mut self,
         room: &RoomName,
         message: &Prepared,
         conflated: u64,
+        held: bool,
     ) -> Option<(Bytes, Mark, SlotPosition)> {
         let subscription = self.subscriptions.get(room)?;
         let frame = message.frame(subscription.encoding(self.wire), subscription.fields());
-        let (position, mark) = (subscription.slot_position(), subscription.mark(message.mark()));
+        let mark = if held { message.mark().untimed() } else { message.mark() };
+        let position = subscription.slot_position();
         if !subscription.is_slow_by_wish() && self.shaper.is_none() {
             self.quality.conflated(conflated);
         }

@@ -102,7 +102,7 @@ impl Session {
     fn ask_table(&mut self, room: &RoomName, now: u64) -> Option<(Bytes, Mark, SlotPosition)> {
         let subscription = self.subscriptions.get_mut(room)?;
         match subscription.poll_latest(now) {
-            Next::Send(message, conflated) => self.due_frame(room, &message, conflated),
+            Next::Send { message, conflated, held } => self.due_frame(room, &message, conflated, held),
             Next::Wait(until) => {
                 self.held.push(std::cmp::Reverse((until, room.clone())));
                 None

@@ -156,11 +156,6 @@ impl Subscription {
         self.stream
     }
 
-    /// What is measured of a message of its: nothing of those that wait because the client wants it so.
-    pub(super) fn mark(&self, mark: Mark) -> Mark {
-        if self.min_interval_ms > 0 { mark.untimed() } else { mark }
-    }
-
     /// The client wants its messages at a rate of its own, and that they replace each other is no sign of anything.
     pub(super) fn is_slow_by_wish(&self) -> bool {
         self.min_interval_ms > 0
@@ -385,7 +380,7 @@ impl Session {
         fields: Option<&Fields>,
         encoding: Encoding,
     ) {
-        while let Next::Send(message, conflated) = table.poll(u64::MAX) {
+        while let Next::Send { message, conflated, .. } = table.poll(u64::MAX) {
             let frame = self.conflated(message.frame(encoding, fields), conflated);
             // It goes out before its time.
             let mark = message.mark().untimed();
@@ -434,7 +429,7 @@ impl Session {
         let Some(subscription) = self.subscriptions.get_mut(batch.room()) else { return };
         let waiting = if let State::Live { table: Some(table), scheduled, .. } = &mut subscription.state {
             for message in &batch.messages()[seen..] {
-                table.push(message);
+                table.push(message, self.clock);
             }
             let (bytes, is_new) = (table.bytes(), !std::mem::replace(scheduled, true));
             if is_new {

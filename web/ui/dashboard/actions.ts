@@ -1,8 +1,8 @@
 // What an operator can do here: each after a question, and its outcome is told.
 
-import { ApiError, api } from "../shared/api";
+import { ApiError, api, reason } from "../shared/api";
 import { byId, text } from "../shared/dom";
-import { format, t } from "./context";
+import { t } from "./context";
 import type { Session } from "./model";
 import type { Process } from "./store";
 
@@ -26,7 +26,7 @@ export async function attempt(what: () => Promise<unknown>, done: () => string):
     return true;
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    toast(t("failed", { why: error.message }), true);
+    toast(t("failed", { why: reason(error, t) }), true);
     return false;
   }
 }
@@ -52,7 +52,8 @@ export function startActions(): void {
 
 /** `last`: there is no other node that takes clients. */
 export async function drain(node: Process, last: boolean): Promise<void> {
-  const words = t("confirm_drain_text", { n: format().count(node.connections) }) + (last ? ` ${t("confirm_drain_last")}` : "");
+  const n = node.connections;
+  const words = last ? t("confirm_drain_last") : n === 0 ? t("confirm_drain_none") : t("confirm_drain_text", { n });
   if (!(await confirmed(t("confirm_drain", { id: node.id }), words, t("drain")))) return;
   await attempt(() => api(`nodes/${encodeURIComponent(node.id)}/drain`, "POST"), () => t("done_drain", { id: node.id }));
 }

@@ -21,7 +21,7 @@ export class AlarmView {
 
   show(alarms: Alarms, serverNow: number): void {
     const shown = [...alarms.firing(), ...alarms.resolved(serverNow)];
-    toggle(byId("no-alarms"), shown.length === 0);
+    toggle(byId("no-alarms"), alarms.known && shown.length === 0);
     keyed(this.#list, this.#known, shown, ({ id }) => id, (alarm) => this.#make(alarm), (row, alarm) => this.#update(row, alarm, serverNow));
   }
 

@@ -24,6 +24,8 @@ function compare(a: Alarm, b: Alarm): number {
 
 export class Alarms {
   readonly #byId = new Map<string, Noted>();
+  /** Which alarms fire is known: without, that there are none would be a guess. */
+  known = false;
 
   /**
    * A message of the log, from its past or live: the one with the greater `seq` replaces the other of the same id. True if that
@@ -38,6 +40,7 @@ export class Alarms {
 
   /** The API's answer, which may be older than what the log has told meanwhile. */
   answer(alarms: readonly Alarm[]): void {
+    this.known = true;
     for (const alarm of alarms) {
       const before = this.#byId.get(alarm.id);
       if (!before || compare(before.alarm, alarm) < 0) this.#byId.set(alarm.id, { alarm, seq: before?.seq ?? 0 });

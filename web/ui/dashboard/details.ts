@@ -5,7 +5,7 @@ import { byId, h, text, toggle } from "../shared/dom";
 import { disconnect, drain, resume } from "./actions";
 import { format, t } from "./context";
 import type { Percentiles, Session } from "./model";
-import type { Process } from "./store";
+import { type Process, counts } from "./store";
 
 const REFRESH_MS = 2_000;
 
@@ -19,12 +19,17 @@ function facts(process: Process): Fact[] {
     [t("state"), t(process.condition)],
     [t("address"), process.address],
     [t("version"), process.version],
-    [t("started"), f.date(process.startedAt)],
-    [t("connections"), f.count(process.connections)],
-    [t("cpu"), f.percent(process.cpu)],
-    [t("memory"), f.bytes(process.memory) + (said?.memory_limit_bytes ? ` / ${f.bytes(said.memory_limit_bytes)}` : "")],
-    [t("queue_delay"), f.ms(said?.queue_delay_ms)],
+    [t("started"), process.startedAt ? f.date(process.startedAt) : "–"],
   ];
+  // What it said last says nothing of now.
+  if (!counts(process)) return [...both.slice(0, 1), [t("last_report_title"), said ? f.date(said.at) : "–"], ...both.slice(1)];
+  const within = process.within === null ? "" : ` (${t("within", { id: process.within })})`;
+  both.push(
+    [t("connections"), f.count(process.connections)],
+    [t("cpu"), f.percent(process.cpu) + within],
+    [t("memory"), f.bytes(process.memory) + (said?.memory_limit_bytes ? ` / ${f.bytes(said.memory_limit_bytes)}` : "") + within],
+    [t("queue_delay"), f.ms(said?.queue_delay_ms)],
+  );
   if (said?.zone) both.push([t("zone"), said.zone]);
   if (!said) return both;
   if (process.kind === "gateway") {
@@ -83,12 +88,14 @@ export class Details {
   readonly #body = byId("details-body");
   readonly #act = byId<HTMLButtonElement>("details-act");
   readonly #find: (id: string) => { process: Process; last: boolean } | null;
+  readonly #dismiss: (id: string) => void;
   readonly #mayDisconnect: boolean;
   #timer: ReturnType<typeof setInterval> | undefined;
 
   /** `mayDisconnect`: the server lets nobody end a session without a token, on a laptop neither. */
-  constructor(find: (id: string) => { process: Process; last: boolean } | null, mayDisconnect: boolean) {
+  constructor(find: (id: string) => { process: Process; last: boolean } | null, dismiss: (id: string) => void, mayDisconnect: boolean) {
     this.#find = find;
+    this.#dismiss = dismiss;
     this.#mayDisconnect = mayDisconnect;
     byId("details-close").addEventListener("click", () => this.#dialog.close());
     this.#dialog.addEventListener("close", () => clearInterval(this.#timer));
@@ -98,18 +105,24 @@ export class Details {
   process(id: string): void {
     const update = () => {
       const found = this.#find(id);
-      if (!found) return;
+      if (!found) {
+        clearInterval(this.#timer);
+        toggle(this.#act, false);
+        this.#body.replaceChildren(h("p", {}, t("process_gone")));
+        return;
+      }
       const { process } = found;
       text(byId("details-title"), `${t(`kind_${process.kind}`)} ${process.id}`);
       this.#write(facts(process), []);
-      toggle(this.#act, process.kind === "node");
-      text(this.#act, t(process.condition === "draining" ? "resume" : "drain"));
+      toggle(this.#act, process.kind === "node" || !counts(process));
+      text(this.#act, t(!counts(process) ? "dismiss" : process.condition === "draining" ? "resume" : "drain"));
     };
     this.#open(update, () => {
       const found = this.#find(id);
-      if (!found) return;
       this.#dialog.close();
-      void (found.process.condition === "draining" ? resume(found.process) : drain(found.process, found.last));
+      if (!found) return;
+      if (!counts(found.process)) this.#dismiss(id);
+      else void (found.process.condition === "draining" ? resume(found.process) : drain(found.process, found.last));
     });
   }
 

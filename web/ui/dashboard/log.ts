@@ -37,7 +37,12 @@ export class EventLog {
       this.#entries.pop();
       this.#list.lastElementChild?.remove();
     }
-    toggle(byId("no-events"), false);
+    this.began();
+  }
+
+  /** Whether anything has happened is known. */
+  began(): void {
+    toggle(byId("no-events"), this.#entries.length === 0);
   }
 
   #row({ event, data }: Entry): HTMLElement {
@@ -50,7 +55,7 @@ export class EventLog {
 function words(event: string, data: ClusterEvent): string {
   if (event === "moved") {
     const key = data.cause === "takeover" ? "event_takeover" : "event_moved";
-    const moved = t(key, { n: format().count(data.sessions), gateway: data.gateway ?? data.id });
+    const moved = t(key, { n: data.sessions ?? 0, gateway: data.gateway ?? data.id });
     const pause = data.pause_ms?.p99;
     return typeof pause === "number" ? `${moved} · ${t("pause", { ms: format().ms(pause) })}` : moved;
   }

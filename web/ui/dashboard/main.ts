@@ -1,9 +1,9 @@
 // The dashboard: signs in, follows the rooms `system_*` over /ws, and draws what it knows once a second.
 
-import { ApiError, type Me, api, socket, token } from "../shared/api";
-import { byId, text, toggle } from "../shared/dom";
+import { ApiError, type Me, api, reason, socket, token } from "../shared/api";
+import { attribute, byId, text, toggle } from "../shared/dom";
 import { Connection, type Message } from "../shared/protocol";
-import { signIn, startSignOut } from "../shared/signin";
+import { signIn, signInAgain, startSignOut } from "../shared/signin";
 import { showState, startControls } from "../shared/status";
 import { startActions } from "./actions";
 import { AlarmView } from "./alarm-view";
@@ -13,10 +13,10 @@ import { Clock, format, t, translator } from "./context";
 import { Details } from "./details";
 import { EventLog } from "./log";
 import { ClusterMap } from "./map";
-import { type Alarm, type ClusterAnswer, vitals } from "./model";
+import { type Alarm, type ClusterAnswer, type ClusterEvent, type Session, vitals } from "./model";
 import { SPAN_S, Series } from "./series";
 import { Sessions } from "./sessions";
-import { type Process, Store, sums } from "./store";
+import { type Process, Store, counts, sums, tally } from "./store";
 import { MemberTable, RoomTable } from "./tables";
 import { busiest } from "./traffic";
 
@@ -29,10 +29,12 @@ const HISTORY = 2_000;
 const ALARM_HISTORY = 200;
 const [CLUSTER, EVENTS, ALERTS] = ["system_cluster", "system_events", "system_alerts"] as const;
 const ROOMS = [CLUSTER, EVENTS, ALERTS];
+/** Where lost processes that were dismissed are kept, as long as the tab is there. */
+const DISMISSED = "tickmesh.dismissed";
 
 class Dashboard {
   readonly #clock = new Clock();
-  readonly #store = new Store();
+  readonly #store = new Store(JSON.parse(sessionStorage.getItem(DISMISSED) ?? "[]") as string[]);
   readonly #series = new Series();
   readonly #alarms = new Alarms();
   readonly #charts = new Charts();
@@ -44,40 +46,56 @@ class Dashboard {
   readonly #roomTable = new RoomTable();
   readonly #connection: Connection;
   #processes = 2;
-  #problems = new Map<string, string>();
+  /** In the language that the page has when they are shown. */
+  readonly #problems = new Map<string, () => string>();
+  /** The node that has the page's own session. */
+  #via = "";
 
   constructor(who: Me) {
-    this.#details = new Details((id) => this.#find(id), who.role === "operator");
+    const dismiss = (id: string) => this.#dismiss(id);
+    this.#details = new Details((id) => this.#find(id), dismiss, who.role === "operator");
     const details = (id: string) => this.#details.process(id);
     this.#map = new ClusterMap(details);
-    this.#members = new MemberTable(details);
+    this.#members = new MemberTable(details, dismiss);
     new Sessions(this.#details);
     this.#connection = new Connection(() => socket(), (state) => {
       this.#clock.run(state.phase === "connected");
       showState(this.#connection, translator);
-      toggle(byId("stale"), state.phase !== "connected" && this.#connection.greetings > 0);
-      document.body.classList.toggle("stale", state.phase !== "connected" && this.#connection.greetings > 0);
+      const away = state.phase !== "connected", before = this.#connection.greetings > 0;
+      toggle(byId("stale"), away && before);
+      document.body.classList.toggle("stale", away && before);
       if (state.phase === "connected") {
+        this.#via = this.#connection.node;
         // Rooms that were refused are asked for again.
         for (const room of ROOMS) this.#problems.delete(room);
         void this.#lookAtLeases();
         if (this.#problems.has("alarms")) void this.#lookAtAlarms();
       }
-      if (state.phase === "refused") void this.#askForToken();
+      if (state.phase !== "refused") return;
+      // Without data there is nothing to be seen but the form.
+      toggle(byId("main"), before);
+      void signInAgain(translator, refusal);
     });
   }
 
   async start(): Promise<void> {
     await this.#lookAtLeases();
-    const refused = (room: string) => (code: string, why: string) => this.#problems.set(room, t("refused_room", { room, why: `${code}: ${why}` }));
+    const refused = (room: string) => (why: string) => this.#problems.set(room, () => t("refused_room", { room, why }));
     this.#connection.follow(CLUSTER,
       { delivery: "latest", max_rate: 1, history: Math.min(HISTORY, this.#processes * SPAN_S) },
       { message: (message, replay) => this.#vitals(message, replay), refused: refused(CLUSTER) });
     this.#connection.follow(EVENTS, { history: 50 }, {
       message: (message, replay) => {
         this.#log.take(message);
-        if (!replay) void this.#lookAtLeases();
+        const happened = message.data as ClusterEvent;
+        this.#store.event(message.event, happened, this.#clock.now(), Math.max(0, this.#serverNow() - happened.at));
+        if (replay) return;
+        void this.#lookAtLeases();
+        void this.#lookWhereThisIs();
+        this.#draw();
       },
+      began: () => this.#log.began(),
+      anew: () => this.#store.anew(this.#clock.now()),
       refused: refused(EVENTS),
     });
     this.#connection.follow(ALERTS, { history: ALARM_HISTORY }, {
@@ -107,7 +125,22 @@ class Dashboard {
     const said = vitals(data);
     if (!said) return;
     this.#series.add(said, this.#serverNow());
-    this.#store.hear(said, this.#clock.now() - (replay ? Math.max(0, this.#serverNow() - said.at) : 0));
+    // What was missed while the connection was away is as old as it says; what was before it, the leases tell.
+    const missed = replay && this.#connection.greetings > 1;
+    const before = this.#lost();
+    this.#store.hear(said, this.#clock.now() - (missed ? Math.max(0, this.#serverNow() - said.at) : 0), !replay);
+    // That somebody is lost is not to wait for the next second.
+    if (!replay && said.unreachable?.length && this.#lost() !== before) this.#draw();
+  }
+
+  #lost(): number {
+    const { gateways, nodes } = this.#present();
+    return [...gateways, ...nodes].filter(({ condition }) => condition === "lost").length;
+  }
+
+  #dismiss(id: string): void {
+    sessionStorage.setItem(DISMISSED, JSON.stringify(this.#store.dismiss(id)));
+    this.#draw();
   }
 
   #alarm({ data, seq }: Message, replay: boolean): void {
@@ -122,7 +155,7 @@ class Dashboard {
     try {
       const answer = await api<ClusterAnswer>("cluster");
       this.#processes = answer.nodes.length + answer.gateways.length;
-      this.#store.leases(answer, this.#clock.now());
+      this.#store.leases(answer);
     } catch (error) {
       // The connection's state says what there is to say.
       if (!(error instanceof ApiError)) throw error;
@@ -136,22 +169,25 @@ class Dashboard {
       this.#problems.delete("alarms");
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      this.#problems.set("alarms", t("no_evaluator", { why: error.message }));
+      this.#problems.set("alarms", () => t("no_evaluator", { why: reason(error, t) }));
       if (error.status === 0 || error.status >= 500) setTimeout(() => void this.#lookAtAlarms(), LEASES_MS);
     }
     this.#drawAlarms();
   }
 
-  /** The token has ended or was revoked. */
-  async #askForToken(): Promise<void> {
-    token.clear();
-    await signIn(translator, refusal);
-    location.reload();
+  /** The node that has this page's session: a gateway gives it to another one without a word. */
+  async #lookWhereThisIs(): Promise<void> {
+    const { session } = this.#connection;
+    try {
+      const { node_id } = await api<Session>(`sessions/${encodeURIComponent(session)}`);
+      if (session === this.#connection.session) this.#via = node_id;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+    }
   }
 
   #present(): { gateways: Process[]; nodes: Process[] } {
-    const now = this.#clock.now();
-    return { gateways: this.#store.present("gateway", now), nodes: this.#store.present("node", now) };
+    return this.#store.present(this.#clock.now());
   }
 
   #find(id: string): { process: Process; last: boolean } | null {
@@ -163,12 +199,13 @@ class Dashboard {
 
   #drawAlarms(): void {
     this.#alarmView.show(this.#alarms, this.#serverNow());
-    const firing = this.#alarms.firing();
+    const firing = this.#alarms.firing(), known = this.#alarms.known || firing.length > 0;
     const open = firing.filter((alarm) => alarm.acknowledged_by === null).length;
     const tile = byId("tile-alarms");
-    text(tile, format().count(firing.length));
+    text(tile, format().count(known ? firing.length : null));
     tile.className = open > 0 ? "bad" : "";
-    text(byId("tile-alarms-note"), firing.length === 0 ? t("all_quiet") : t("unacknowledged", { n: open }));
+    const note = firing.length === 0 ? t("all_quiet") : open === 0 ? t("all_acknowledged") : t("unacknowledged", { n: open });
+    text(byId("tile-alarms-note"), known ? note : "");
     document.title = `${open > 0 ? `(${open}) ` : ""}tickmesh · ${t("title")}`;
   }
 
@@ -176,34 +213,42 @@ class Dashboard {
     showState(this.#connection, translator);
     if (document.hidden) return;
     const { gateways, nodes } = this.#present();
-    const now = this.#serverNow();
+    const now = this.#serverNow(), heard = nodes.filter(counts).map((node) => node.vitals).filter((said) => said !== null);
     this.#drawTiles(gateways, nodes);
     this.#drawAlarms();
     this.#map.show(gateways, nodes);
-    this.#members.show(gateways, nodes, now);
-    this.#roomTable.show(busiest(nodes.map((node) => node.vitals).filter((said) => said !== null), BUSIEST));
-    if (this.#connection.state.phase === "connected") this.#charts.show(this.#series.rows(now));
-    const problem = [...this.#problems.values()].join(" ");
+    this.#members.show(gateways, nodes, now, this.#store.known);
+    this.#roomTable.show(busiest(heard, BUSIEST), heard.length > 0);
+    const gone = new Set(nodes.filter((node) => !counts(node)).map(({ id }) => id));
+    if (this.#connection.state.phase === "connected") this.#charts.show(this.#series.rows(now, gone));
+    const waits = this.#connection.state.phase === "waiting" && this.#connection.greetings === 0;
+    const problem = waits && !this.#store.known ? t("no_data") : [...this.#problems.values()].map((words) => words()).join(" ");
     toggle(byId("problem"), problem !== "");
     text(byId("problem"), problem);
-    text(byId("via-node"), this.#connection.node);
+    const via = nodes.find(({ id }) => id === this.#via);
+    text(byId("via-node"), (via && !counts(via) ? "" : this.#via) || "–");
   }
 
   #drawTiles(gateways: readonly Process[], nodes: readonly Process[]): void {
     const f = format(), all = sums(nodes, gateways);
     text(byId("tile-connections"), f.short(all.sessions));
-    text(byId("tile-connections-note"), gateways.length ? t("via_gateways", { n: f.count(all.clients) }) : "");
+    text(byId("tile-connections-note"), all.clients === null ? "" : t("via_gateways", { n: all.clients }));
     text(byId("tile-delivered"), f.rate(all.delivered));
-    text(byId("tile-delivered-note"), t("bytes_out", { n: f.bytes(all.sentBytes) }));
+    text(byId("tile-delivered-note"), all.sentBytes === null ? "" : t("bytes_out", { bytes: f.bytes(all.sentBytes) }));
     text(byId("tile-published"), f.rate(all.published));
+    const unmeasured = all.delivered !== null && all.p99 === null;
     text(byId("tile-p99"), f.ms(all.p99));
-    text(byId("tile-quality"), all.quality === null ? "–" : f.count(all.quality));
-    text(byId("tile-nodes"), f.count(all.nodes));
-    text(byId("tile-gateways"), f.count(all.gateways));
-    const count = (condition: string) => [...nodes, ...gateways].filter((one) => one.condition === condition).length;
-    const [draining, silent] = [count("draining"), count("silent")];
-    const notes = [draining ? t("some_draining", { n: draining }) : "", silent ? t("some_silent", { n: silent }) : ""].filter((note) => note);
-    text(byId("tile-nodes-note"), notes.join(", ") || t("none_draining"));
+    attribute(byId("tile-p99"), "title", unmeasured ? t("none_measured_hint") : undefined);
+    text(byId("tile-p99-note"), t(unmeasured ? "none_measured" : "worst_node"));
+    text(byId("tile-quality"), f.count(all.quality));
+    for (const [id, processes] of [["tile-nodes", nodes], ["tile-gateways", gateways]] as const) {
+      const { up, total, others } = tally(processes);
+      const list = others.map(([condition, n]) => t(`some_${condition}`, { n })).join(t("comma"));
+      const lost = others.some(([condition]) => condition === "lost");
+      text(byId(id), f.count(this.#store.known ? up : null));
+      byId(id).className = lost ? "bad" : "";
+      text(byId(`${id}-note`), total === 0 ? "" : list ? t("some_up", { up, total, others: list }) : t("all_up"));
+    }
   }
 }
 

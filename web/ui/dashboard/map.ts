@@ -3,7 +3,7 @@
 import { attribute, byId, keyed, s, text } from "../shared/dom";
 import { format, t } from "./context";
 import { type Layout, SMALL, fitted, layout } from "./layout";
-import type { Process } from "./store";
+import { type Process, counts } from "./store";
 
 const METER_HIGH = 90;
 const METER_WARM = 70;
@@ -21,6 +21,8 @@ interface Parts {
   readonly count: SVGTextElement;
   readonly unit: SVGTextElement;
   readonly badge: SVGTextElement;
+  /** In place of the meters. */
+  readonly note: SVGTextElement;
   readonly cpu: Meter;
   readonly memory: Meter;
 }
@@ -29,6 +31,21 @@ interface Parts {
 export function memoryPercent(process: Process): number | null {
   const limit = process.vitals?.memory_limit_bytes ?? 0;
   return limit > 0 ? (100 * process.memory) / limit : null;
+}
+
+/** When it was heard of last. */
+function last({ vitals }: Process): string {
+  return vitals ? t("last_report", { time: format().clock(vitals.at) }) : t("no_report");
+}
+
+function label(process: Process): string {
+  const f = format();
+  const values = {
+    kind: t(`kind_${process.kind}`), id: process.id, condition: t(process.condition), connections: t("count_connections", { n: process.connections }),
+  };
+  if (!counts(process)) return t("box_label_lost", { ...values, last: last(process) });
+  if (process.within !== null) return t("box_label_within", { ...values, within: t("within", { id: process.within }) });
+  return t("box_label", { ...values, cpu: f.percent(process.cpu), memory: f.bytes(process.memory) });
 }
 
 export class ClusterMap {
@@ -61,7 +78,9 @@ export class ClusterMap {
     attribute(this.#svg, "viewBox", `0 0 ${where.width} ${where.height}`);
     attribute(this.#svg, "width", where.width);
     attribute(this.#svg, "height", where.height);
-    attribute(this.#svg, "aria-label", t("map_label", { gateways: gateways.length, nodes: nodes.length }));
+    attribute(this.#svg, "aria-label", t("map_label", {
+      gateways: t("count_gateways", { n: gateways.length }), nodes: t("count_nodes", { n: nodes.length }),
+    }));
     attribute(this.#trunk, "d", where.trunk);
     const all = [...gateways, ...nodes];
     const places = new Map([...where.gateways, ...where.nodes].map((place) => [place.id, place]));
@@ -87,12 +106,13 @@ export class ClusterMap {
       count: s("text", { class: "count", x: 12 }),
       unit: s("text", { class: "unit" }),
       badge: s("text", { class: "badge", "text-anchor": "end" }),
+      note: s("text", { class: "meter-label", x: 12 }),
       cpu: meter(),
       memory: meter(),
     };
     const meters = [parts.cpu, parts.memory].map(({ fill, label }) => s("g", {}, s("rect", { class: "track" }), fill, label));
     // The button lies over it all, and its label says what is to be seen.
-    const seen = s("g", { "aria-hidden": "true" }, parts.box, parts.dot, parts.name, parts.badge, parts.count, parts.unit, ...meters);
+    const seen = s("g", { "aria-hidden": "true" }, parts.box, parts.dot, parts.name, parts.badge, parts.count, parts.unit, parts.note, ...meters);
     const group = s("g", {}, seen, parts.button);
     parts.button.addEventListener("click", () => this.#choose(id));
     parts.button.addEventListener("keydown", (event) => {
@@ -109,38 +129,40 @@ export class ClusterMap {
     if (!parts) return;
     const { width, height } = where.size;
     const small = height === SMALL.height;
-    const memory = memoryPercent(process);
+    const shown = counts(process), f = format();
     attribute(group, "class", `process ${process.kind} ${process.condition}${small ? " small" : ""}`);
     attribute(group, "data-id", process.id);
-    attribute(parts.button, "aria-label", t("box_label", {
-      kind: t(`kind_${process.kind}`), id: process.id, condition: t(process.condition), connections: format().count(process.connections),
-      cpu: format().percent(process.cpu), memory: format().bytes(process.memory),
-    }));
+    attribute(parts.button, "aria-label", label(process));
     for (const rect of [parts.box, parts.button]) {
       attribute(rect, "width", width);
       attribute(rect, "height", height);
     }
-    text(parts.name, fitted(process.id, Math.floor((width - 34) / (small ? 6.6 : 7.4))));
     const badge = small || process.condition === "up" ? "" : t(process.condition);
     text(parts.badge, badge);
     attribute(parts.badge, "x", width - 10);
-    attribute(parts.badge, "y", small ? 40 : 47);
-    text(parts.count, format().short(process.connections));
+    attribute(parts.badge, "y", 22);
+    text(parts.name, fitted(process.id, Math.floor((width - 34 - 7 * badge.length) / (small ? 6.6 : 7.4))));
+    text(parts.count, shown ? f.short(process.connections) : "–");
     attribute(parts.count, "y", small ? 41 : 47);
-    text(parts.unit, small ? "" : t("connections_short"));
+    text(parts.unit, small || !shown ? "" : t("connections_short", { n: process.connections }));
     attribute(parts.unit, "x", 12 + 10.5 * (parts.count.textContent?.length ?? 0) + 6);
     attribute(parts.unit, "y", 47);
-    this.#meter(parts.cpu, process.cpu, small ? "" : `CPU ${format().percent(process.cpu)}`, 12, height, width, small);
-    const used = memory === null ? format().bytes(process.memory) : format().percent(memory);
-    this.#meter(parts.memory, memory ?? 0, small ? "" : `RAM ${used}`, width / 2 + 4, height, width, small);
+    const note = small ? "" : !shown ? last(process) : process.within === null ? "" : t("within", { id: process.within });
+    text(parts.note, fitted(note, Math.floor((width - 20) / 5.6)));
+    attribute(parts.note, "y", height - 16);
+    const percent = memoryPercent(process), metered = shown && process.within === null;
+    this.#meter(parts.cpu, metered ? process.cpu : null, small ? "" : `CPU ${f.percent(process.cpu)}`, 12, height, width, small);
+    const used = percent === null ? f.bytes(process.memory) : f.percent(percent);
+    this.#meter(parts.memory, metered ? (percent ?? 0) : null, small ? "" : `RAM ${used}`, width / 2 + 4, height, width, small);
   }
 
-  #meter(meter: Meter, percent: number, label: string, x: number, height: number, width: number, small: boolean): void {
+  /** `percent` is null where there is no meter to show. */
+  #meter(meter: Meter, percent: number | null, label: string, x: number, height: number, width: number, small: boolean): void {
     const length = width / 2 - 16;
     const y = height - (small ? 11 : 14);
-    const part = Math.min(100, Math.max(0, percent)) / 100;
+    const part = Math.min(100, Math.max(0, percent ?? 0)) / 100;
     const track = meter.fill.previousElementSibling;
-    for (const [rect, wide] of [[track, length], [meter.fill, Math.round(length * part * 10) / 10]] as const) {
+    for (const [rect, wide] of [[track, percent === null ? 0 : length], [meter.fill, Math.round(length * part * 10) / 10]] as const) {
       if (!rect) continue;
       attribute(rect, "x", x);
       attribute(rect, "y", y);
@@ -148,8 +170,8 @@ export class ClusterMap {
       attribute(rect, "height", 4);
       attribute(rect, "rx", 2);
     }
-    attribute(meter.fill, "class", `meter ${percent >= METER_HIGH ? "high" : percent >= METER_WARM ? "warm" : ""}`);
-    text(meter.label, label);
+    attribute(meter.fill, "class", `meter ${(percent ?? 0) >= METER_HIGH ? "high" : (percent ?? 0) >= METER_WARM ? "warm" : ""}`);
+    text(meter.label, percent === null ? "" : label);
     attribute(meter.label, "x", x);
     attribute(meter.label, "y", y - 5);
   }

@@ -22,6 +22,8 @@ export interface Vitals {
   readonly zone?: string;
   readonly address: string;
   readonly run: number;
+  /** Names the process of the operating system; 0 or absent where that is not known. */
+  readonly process?: number;
   readonly started_at: number;
   readonly at: number;
   readonly draining: boolean;
@@ -54,6 +56,7 @@ export interface Vitals {
   readonly clients?: number;
   readonly links?: number;
   readonly nodes_known?: number;
+  readonly unreachable?: readonly string[];
   readonly moves_per_s?: number;
   readonly takeovers_per_s?: number;
   readonly pause_ms?: Percentiles | null;
@@ -63,6 +66,7 @@ export interface Vitals {
 export interface Report {
   readonly id: string;
   readonly kind?: Kind;
+  readonly run?: number;
   readonly version: string;
   readonly address: string;
   readonly zone?: string;
@@ -82,6 +86,7 @@ export interface ClusterAnswer {
 /** Room `system_events`. */
 export interface ClusterEvent {
   readonly id: string;
+  readonly run?: number;
   readonly at: number;
   readonly text: string;
   readonly gateway?: string;

@@ -59,8 +59,8 @@ export class Series {
     }
   }
 
-  /** The last `SPAN_S` seconds before `now` (UTC milliseconds). */
-  rows(now: number): Rows {
+  /** The last `SPAN_S` seconds before `now` (UTC milliseconds). What those that are `gone` said holds no longer than its second. */
+  rows(now: number, gone: ReadonlySet<string> = new Set()): Rows {
     const end = Math.floor(now / 1_000);
     const rows: Rows = {
       time: [], connections: [], published: [], delivered: [], p50: [], p95: [], p99: [], quality: BANDS.map(() => []),
@@ -74,7 +74,7 @@ export class Series {
         while (i < list.length && list[i]!.at < at) i += 1;
         next.set(id, i);
         const last = list[i - 1];
-        if (last && at - last.at <= HOLDS_MS) current.push(last);
+        if (last && at - last.at <= (gone.has(id) ? 1_000 : HOLDS_MS)) current.push(last);
       }
       push(rows, second, current);
     }

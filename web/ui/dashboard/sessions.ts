@@ -1,6 +1,6 @@
 // The table of sessions: asked for while it is looked at, filtered and shown page by page.
 
-import { ApiError, api } from "../shared/api";
+import { ApiError, api, reason } from "../shared/api";
 import { attribute, byId, h, keyed, text, toggle } from "../shared/dom";
 import { format, t, translator } from "./context";
 import { type Details, stateWord } from "./details";
@@ -18,7 +18,7 @@ export class Sessions {
   readonly #filter = byId<HTMLInputElement>("session-filter");
   readonly #details: Details;
   #answer: SessionsAnswer | null = null;
-  #problem = "";
+  #problem: ApiError | null = null;
   #page = 0;
   #visible = false;
   #asking = false;
@@ -48,10 +48,10 @@ export class Sessions {
     this.#asking = true;
     try {
       this.#answer = await api<SessionsAnswer>(`sessions?limit=${LOADED}`);
-      this.#problem = "";
+      this.#problem = null;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      this.#problem = t("sessions_problem", { why: error.message });
+      this.#problem = error;
     } finally {
       this.#asking = false;
     }
@@ -76,12 +76,12 @@ export class Sessions {
 
   #note(shown: number): string {
     const answer = this.#answer;
-    if (!answer) return this.#problem;
-    const notes = [t("shown_of", { shown: format().count(shown), total: format().count(answer.total) })];
-    if (answer.sessions.length < answer.total) notes.push(t("first_of", { loaded: format().count(answer.sessions.length) }));
+    const problem = this.#problem ? [t("sessions_problem", { why: reason(this.#problem, t) })] : [];
+    if (!answer) return problem.join("");
+    const notes = [t("shown_of", { shown, n: answer.total })];
+    if (answer.sessions.length < answer.total) notes.push(t("first_of", { n: answer.sessions.length }));
     if (answer.unanswered.length) notes.push(t("no_answer_from", { nodes: answer.unanswered.join(", ") }));
-    if (this.#problem) notes.push(this.#problem);
-    return notes.join(" · ");
+    return [...notes, ...problem].join(" · ");
   }
 
   #make({ session_id }: Session): HTMLTableRowElement {

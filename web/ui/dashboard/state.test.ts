@@ -6,42 +6,164 @@ import { Alarms } from "./alarms";
 import { fitted, layout } from "./layout";
 import { type Alarm, type Report, type Vitals, vitals } from "./model";
 import { SPAN_S, Series } from "./series";
-import { Store, sums } from "./store";
+import { LOST_MS, Store, sums, tally } from "./store";
 import { busiest, paged } from "./traffic";
 
 const node = (id: string, at: number, more: Partial<Vitals> = {}): Vitals => ({
   id, kind: "node", version: "1", address: "a:1", run: 1, started_at: 0, at, draining: false, ready: true,
   connections: 12, sessions: 10, cpu_percent: 1, memory_bytes: 1, quality: 90, ...more,
 });
-const report = (id: string): Report => ({ id, version: "1", address: "a:1", started_at: 0, draining: false, connections: 3, cpu_percent: 0, memory_bytes: 0 });
-const ids = (store: Store, now: number) => store.present("node", now).map(({ id, condition }) => `${id} ${condition}`);
+const gateway = (id: string, at: number, unreachable: string[] = []): Vitals => ({ ...node(id, at), kind: "gateway", sessions: undefined!, clients: 5, unreachable });
+const report = (id: string): Report => ({ id, run: 1, version: "1", address: "a:1", started_at: 0, draining: false, connections: 3, cpu_percent: 0, memory_bytes: 0 });
+const nodes = (store: Store, now: number) => store.present(now).nodes;
+const ids = (store: Store, now: number) => nodes(store, now).map(({ id, condition }) => `${id} ${condition}`);
+const happened = (store: Store, event: string, id: string, now: number, run = 1, ago = 0) => store.event(event, { id, run, at: 0, text: "" }, now, ago);
+
+/** Three nodes of which `c` is heard of last at 0, and the others until `until`. */
+function dying(until: number, more: Partial<Vitals> = {}): Store {
+  const store = new Store();
+  store.leases({ nodes: ["a", "b", "c"].map(report), gateways: [] });
+  store.hear(node("c", 1, more), 0);
+  for (let at = 0; at <= until; at += 1_000) for (const id of ["a", "b"]) store.hear(node(id, 1 + at), at);
+  return store;
+}
 
 test("a process is there while it is heard of or has a lease", () => {
   const store = new Store();
+  assert.equal(store.known, false);
   store.hear(node("a", 1), 0);
   store.hear(node("b", 1, { draining: true }), 0);
   assert.deepEqual(ids(store, 1_000), ["a up", "b draining"]);
-  // Not heard of for three seconds: `a` has a lease still, `b` has none.
-  store.leases({ nodes: [report("a"), report("c")], gateways: [] }, 4_000);
-  assert.deepEqual(ids(store, 4_000), ["a silent", "c up"]);
-  store.leases({ nodes: [report("c")], gateways: [] }, 9_000);
-  assert.deepEqual(ids(store, 9_000), ["c up"]);
+  store.leases({ nodes: [report("a"), report("c")], gateways: [] });
+  assert.deepEqual(ids(store, 1_000), ["a up", "b draining", "c up"]);
+  // Who drains and is gone has left.
+  store.hear(node("a", 2), 4_000);
+  assert.deepEqual(ids(store, 4_000), ["a up", "c up"]);
+  store.leases({ nodes: [report("c")], gateways: [] });
+  happened(store, "node_left", "a", 4_100);
+  assert.deepEqual(ids(store, 4_100), ["c up"], "who left in order is gone at once");
+});
+
+test("a node of which nothing is heard while others are is lost, and its figures count no more", () => {
+  const store = dying(4_000);
+  assert.deepEqual(ids(store, 4_000), ["a up", "b up", "c lost"]);
+  const all = nodes(store, 4_000);
+  assert.deepEqual(tally(all), { total: 3, up: 2, others: [["lost", 1]] });
+  assert.equal(sums(all, []).sessions, 20);
+});
+
+test("where nothing is heard of anybody nobody is lost, and no figure is of now", () => {
+  const store = dying(0);
+  assert.deepEqual(ids(store, 4_000), ["a silent", "b silent", "c silent"]);
+  const { sessions, published, p99 } = sums(nodes(store, 4_000), []);
+  assert.deepEqual([sessions, published, p99], [null, null, null]);
+});
+
+test("a node is lost at once when a gateway says that it does not answer", () => {
+  const store = dying(1_000);
+  store.hear(gateway("g", 600), 600);
+  assert.deepEqual(ids(store, 1_000), ["a up", "b up", "c up"]);
+  store.hear(gateway("g", 1_001, ["c"]), 1_000);
+  // What it said before may come later.
+  store.hear(node("c", 1_000), 1_050);
+  assert.deepEqual(ids(store, 1_100), ["a up", "b up", "c lost"]);
+  store.hear(gateway("g", 2_001, ["c"]), 2_000);
+  assert.deepEqual(ids(store, 2_000), ["a up", "b up", "c lost"]);
+  // It lives, and only that gateway does not reach it.
+  store.hear(node("c", 2_500), 2_500);
+  assert.deepEqual(ids(store, 2_600), ["a up", "b up", "c up"]);
+  store.hear(gateway("g", 3_001, ["c"]), 3_000);
+  assert.deepEqual(ids(store, 3_000), ["a up", "b up", "c up"]);
+});
+
+test("what a gateway said that is silent itself does not count", () => {
+  const store = dying(5_000);
+  store.hear(gateway("g", 1_000, ["b"]), 1_000);
+  assert.deepEqual(ids(store, 5_000), ["a up", "b up", "c lost"]);
+  assert.deepEqual(store.present(5_000).gateways.map(({ id, condition }) => `${id} ${condition}`), ["g lost"]);
+});
+
+test("a lost node stays until it is back, is dismissed, or ten minutes have passed", () => {
+  const lost = (store: Store, now: number) => {
+    for (const id of ["a", "b"]) store.hear(node(id, now), now);
+    return ids(store, now).includes("c lost");
+  };
+  const store = dying(4_000);
+  // Its lease ends, and the cluster tells that it is lost.
+  store.leases({ nodes: ["a", "b"].map(report), gateways: [] });
+  assert.ok(lost(store, 6_000));
+  happened(store, "node_lost", "c", 9_000);
+  assert.ok(lost(store, 9_000 + LOST_MS));
+  assert.ok(!lost(store, 9_001 + LOST_MS));
+
+  const back = dying(4_000);
+  back.leases({ nodes: ["a", "b"].map(report), gateways: [] });
+  happened(back, "node_lost", "c", 9_000);
+  happened(back, "node_joined", "c", 9_500, 2);
+  back.hear(node("c", 9_600, { run: 2 }), 9_600);
+  assert.deepEqual(ids(back, 9_600).at(-1), "c up");
+
+  const dismissed = dying(4_000);
+  const kept = dismissed.dismiss("c");
+  assert.ok(!lost(dismissed, 5_000));
+  const reloaded = new Store(kept);
+  happened(reloaded, "node_lost", "c", 0, 1, 60_000);
+  assert.ok(!lost(reloaded, 0), "a page that is loaded again shows it no more");
+  happened(reloaded, "node_lost", "c", 0, 2, 0);
+  assert.ok(lost(reloaded, 0), "another life of it is lost anew");
+});
+
+test("a page that comes later shows who was lost, and not who is only in the log", () => {
+  const store = new Store();
+  store.leases({ nodes: [report("a")], gateways: [] });
+  for (const id of ["a", "left", "lost"]) store.hear(node(id, 1), 0, false);
+  assert.deepEqual(ids(store, 0), ["a up"]);
+  happened(store, "node_left", "left", 0);
+  happened(store, "node_lost", "lost", 0, 1, 9 * 60_000);
+  assert.deepEqual(ids(store, 0), ["a up", "lost lost"]);
+  store.hear(node("a", 61_000), 61_000);
+  assert.deepEqual(ids(store, 61_000), ["a up"], "ten minutes have passed");
+});
+
+test("after events were missed nobody is taken for lost who may have left", () => {
+  const store = dying(4_000);
+  store.leases({ nodes: ["a", "b"].map(report), gateways: [] });
+  store.anew(4_000);
+  assert.deepEqual(ids(store, 4_000), ["a up", "b up"]);
 });
 
 test("what comes from the log does not replace what is newer", () => {
   const store = new Store();
   store.hear(node("a", 5, { sessions: 7 }), 100);
   store.hear(node("a", 4, { sessions: 1 }), 200);
-  assert.equal(store.present("node", 300)[0]?.connections, 7);
+  assert.equal(nodes(store, 300)[0]?.connections, 7);
 });
 
 test("sums count sessions of nodes, not links, and the worst latency", () => {
   const store = new Store();
   store.hear(node("a", 1, { latency_ms: { p99: 9 }, quality: 100, delivered_per_s: 5 }), 0);
   store.hear(node("b", 1, { latency_ms: null, quality: 40, sessions: 30, delivered_per_s: 7 }), 0);
-  const all = sums(store.present("node", 0), []);
+  const all = sums(nodes(store, 0), []);
   assert.deepEqual([all.sessions, all.delivered, all.p99, all.quality], [40, 12, 9, 55]);
-  assert.equal(sums([], []).quality, null);
+});
+
+test("without a report there is no sum, not even nought", () => {
+  const nothing = { sessions: null, clients: null, published: null, delivered: null, sentBytes: null, p99: null, quality: null };
+  assert.deepEqual(sums([], []), nothing);
+  const store = new Store();
+  store.leases({ nodes: [report("a")], gateways: [] });
+  assert.deepEqual(sums(nodes(store, 0), []), nothing);
+});
+
+test("what several parts of one process use is shown once", () => {
+  const store = new Store();
+  store.hear({ ...gateway("g", 1), process: 7 }, 0);
+  store.hear(node("a", 1, { process: 7 }), 0);
+  store.hear(node("b", 1, { process: 8 }), 0);
+  store.hear(node("c", 1), 0);
+  store.hear(node("d", 1), 0);
+  const { gateways, nodes } = store.present(0);
+  assert.deepEqual([...gateways, ...nodes].map(({ id, within }) => [id, within]), [["g", null], ["a", "g"], ["b", null], ["c", null], ["d", null]]);
 });
 
 test("series sum over nodes, hold over a late message, and say nothing where nothing was said", () => {
@@ -54,6 +176,18 @@ test("series sum over nodes, hold over a late message, and say nothing where not
   const at = (second: number) => rows.connections[rows.time.indexOf(second)];
   assert.deepEqual([99, 100, 101, 102, 103, 104, 107, 109].map(at), [null, 10, 20, 20, 20, 10, null, null]);
   assert.deepEqual(rows.quality.map((band) => band[rows.time.indexOf(100)]), [25, 0, 0, 75]);
+});
+
+test("what a lost node said last is in no sum of later seconds", () => {
+  const series = new Series();
+  for (const id of ["a", "b"]) series.add(node(id, 100_100), 100_100);
+  series.add(node("a", 101_100), 101_100);
+  const at = (second: number, gone: string[]) => {
+    const rows = series.rows(101_500, new Set(gone));
+    return rows.connections[rows.time.indexOf(second)];
+  };
+  assert.deepEqual([at(100, []), at(101, [])], [20, 20]);
+  assert.deepEqual([at(100, ["b"]), at(101, ["b"])], [20, 10]);
 });
 
 test("what is kept of the past is bounded whether it is drawn or not", () => {

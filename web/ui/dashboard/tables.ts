@@ -4,7 +4,7 @@ import { attribute, byId, h, keyed, text, toggle } from "../shared/dom";
 import { drain, resume } from "./actions";
 import { format, t } from "./context";
 import { memoryPercent } from "./map";
-import type { Process } from "./store";
+import { type Process, counts } from "./store";
 import type { Busy } from "./traffic";
 
 type Cells = readonly HTMLElement[];
@@ -32,18 +32,21 @@ export class MemberTable {
   readonly #known = new Map<string, HTMLTableRowElement>();
   readonly #now = new Map<string, Process>();
   readonly #details: (id: string) => void;
+  readonly #dismiss: (id: string) => void;
   #takers = 0;
 
-  constructor(details: (id: string) => void) {
+  constructor(details: (id: string) => void, dismiss: (id: string) => void) {
     this.#details = details;
+    this.#dismiss = dismiss;
   }
 
-  show(gateways: readonly Process[], nodes: readonly Process[], serverNow: number): void {
+  /** `known`: that there is nobody else is known. */
+  show(gateways: readonly Process[], nodes: readonly Process[], serverNow: number, known: boolean): void {
     this.#takers = nodes.filter(({ condition }) => condition === "up").length;
     const all = [...nodes, ...gateways];
     this.#now.clear();
     for (const process of all) this.#now.set(process.id, process);
-    toggle(byId("no-members"), all.length === 0);
+    toggle(byId("no-members"), known && all.length === 0);
     keyed(this.#body, this.#known, all, ({ id }) => id, (process) => this.#make(process), (tr, process) => this.#update(tr, process, serverNow));
   }
 
@@ -51,45 +54,59 @@ export class MemberTable {
     const details = h("button", { type: "button", class: "plain", "data-act": "details" });
     details.addEventListener("click", () => this.#details(id));
     const actions = h("td", { class: "actions" }, details);
-    if (kind === "node") {
-      const change = h("button", { type: "button", "data-act": "drain" });
-      change.addEventListener("click", () => {
-        const node = this.#now.get(id);
-        if (node) void (node.condition === "draining" ? resume(node) : drain(node, this.#takers === 1 && node.condition === "up"));
-      });
-      actions.append(change);
-    }
+    const change = h("button", { type: "button", "data-act": "change" });
+    change.addEventListener("click", () => {
+      const found = this.#now.get(id);
+      if (!found) return;
+      if (!counts(found)) this.#dismiss(id);
+      else if (kind === "node") void (found.condition === "draining" ? resume(found) : drain(found, this.#takers === 1 && found.condition === "up"));
+    });
+    actions.append(change);
     return row(10, 7, actions);
   }
 
   #update(tr: HTMLTableRowElement, process: Process, serverNow: number): void {
     const f = format(), said = process.vitals;
-    const memory = memoryPercent(process);
-    const found = fill(tr, [
-      process.id,
-      t(`kind_${process.kind}`),
-      t(process.condition),
-      f.count(process.connections),
-      f.percent(process.cpu),
-      f.bytes(process.memory) + (memory === null ? "" : ` · ${f.percent(memory)}`),
-      process.kind === "node" ? f.rate(said?.delivered_per_s) : "",
-      process.kind === "node" ? f.ms(said?.latency_ms?.p99) : "",
-      process.kind === "node" && process.quality !== null ? f.count(process.quality) : "",
-      f.span(serverNow - process.startedAt),
-    ]);
-    if (found[2]) attribute(found[2], "class", `condition ${process.condition}`);
+    const found = fill(tr, [process.id, t(`kind_${process.kind}`), t(process.condition), ...this.#figures(process, serverNow)]);
+    if (found[2]) {
+      attribute(found[2], "class", `condition ${process.condition}`);
+      attribute(found[2], "title", counts(process) ? undefined : said ? t("last_report", { time: f.clock(said.at) }) : t("no_report"));
+    }
+    for (const cell of [found[4], found[5]]) {
+      if (!cell) continue;
+      attribute(cell, "title", process.within === null ? undefined : t("within", { id: process.within }));
+    }
     attribute(tr, "data-id", process.id);
     attribute(tr, "data-condition", process.condition);
-    const change = tr.querySelector('[data-act="drain"]'), details = tr.querySelector('[data-act="details"]');
+    const change = tr.querySelector<HTMLElement>('[data-act="change"]'), details = tr.querySelector('[data-act="details"]');
     if (details) {
       text(details, t("details"));
       attribute(details, "aria-label", t("details_of", { id: process.id }));
     }
     if (change) {
-      const draining = process.condition === "draining";
-      text(change, t(draining ? "resume" : "drain"));
-      attribute(change, "aria-label", t(draining ? "resume_of" : "drain_of", { id: process.id }));
+      const { id, kind } = process;
+      const act = !counts(process) ? "dismiss" : process.condition === "draining" ? "resume" : "drain";
+      toggle(change, act === "dismiss" || kind === "node");
+      text(change, t(act));
+      attribute(change, "aria-label", act === "dismiss" ? t("dismiss_of", { kind: t(`kind_${kind}`), id }) : t(`${act}_of`, { id }));
     }
+  }
+
+  /** From the connections on. */
+  #figures(process: Process, serverNow: number): string[] {
+    const f = format(), said = process.vitals, isNode = process.kind === "node";
+    if (!counts(process)) return Array<string>(7).fill("–");
+    const percent = memoryPercent(process);
+    const memory = f.bytes(process.memory) + (percent === null ? "" : ` · ${f.percent(percent)}`);
+    return [
+      f.count(process.connections),
+      process.within === null ? f.percent(process.cpu) : t("one_process"),
+      process.within === null ? memory : t("one_process"),
+      isNode ? f.rate(said?.delivered_per_s) : "",
+      isNode ? f.ms(said?.latency_ms?.p99) : "",
+      isNode && process.quality !== null ? f.count(process.quality) : "",
+      f.span(serverNow - process.startedAt),
+    ];
   }
 }
 
@@ -97,8 +114,9 @@ export class RoomTable {
   readonly #body = byId("room-rows");
   readonly #known = new Map<string, HTMLTableRowElement>();
 
-  show(rooms: readonly Busy[]): void {
-    toggle(byId("no-rooms"), rooms.length === 0);
+  /** `known`: that there are no others is known. */
+  show(rooms: readonly Busy[], known: boolean): void {
+    toggle(byId("no-rooms"), known && rooms.length === 0);
     keyed(this.#body, this.#known, rooms, ({ room }) => room, () => row(4, 3), (tr, room) => {
       fill(tr, [room.room, format().rate(room.messages_per_s), format().count(room.subscribers), format().rate(room.deliveries)]);
     });

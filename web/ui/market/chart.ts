@@ -1,13 +1,12 @@
 // The large chart of the chosen symbol: ticks as a line, or one-minute candles. uPlot has the axes, candles are drawn here.
 
 import uPlot from "uplot";
-import { byId, colour, text } from "../shared/dom";
+import { byId, colour, text, toggle } from "../shared/dom";
 import { onTheme } from "../shared/theme";
 import type { Format } from "../shared/format";
 import type { Bar } from "./bars";
 import type { Tick } from "./quotes";
-
-export type Mode = "ticks" | "bars";
+import { type Mode, drawable, range } from "./span";
 
 const HEIGHT = 280;
 
@@ -18,7 +17,11 @@ export interface Content {
   readonly decimals: number;
   /** The same for those who do not see it. */
   readonly words: string;
+  /** What is said in its place where there is too little to draw. */
+  readonly empty: string;
 }
+
+const points = ({ mode, bars, ticks }: Content) => (mode === "bars" ? bars : ticks).length;
 
 export class Chart {
   readonly #box = byId("chart");
@@ -41,7 +44,11 @@ export class Chart {
     const before = this.#content;
     this.#content = content;
     text(byId("chart-text"), content.words);
-    if (!this.#plot || before?.mode !== content.mode || before.decimals !== content.decimals) this.#make();
+    const drawn = drawable(content.mode, points(content));
+    text(byId("chart-empty"), drawn ? "" : content.empty);
+    toggle(byId("chart-empty"), !drawn);
+    if (!drawn) this.#clear();
+    else if (!this.#plot || before?.mode !== content.mode || before.decimals !== content.decimals) this.#make();
     else this.#plot.setData(this.#data(content));
   }
 
@@ -49,7 +56,6 @@ export class Chart {
     if (content.mode === "ticks") {
       return [content.ticks.map(({ at }) => at / 1_000), content.ticks.map(({ price }) => price)];
     }
-    // At least half an hour, so that the first bars are no barn doors.
     this.#bars = content.bars;
     return [
       content.bars.map(({ start }) => start / 1_000),
@@ -57,11 +63,15 @@ export class Chart {
     ];
   }
 
-  #make(): void {
+  #clear(): void {
     this.#plot?.destroy();
     this.#plot = null;
+  }
+
+  #make(): void {
+    this.#clear();
     const width = Math.floor(this.#box.clientWidth);
-    if (width < 50 || !this.#content) return;
+    if (width < 50 || !this.#content || !drawable(this.#content.mode, points(this.#content))) return;
     this.#plot = new uPlot(this.#options(width, this.#content), this.#data(this.#content), this.#box);
   }
 
@@ -76,7 +86,7 @@ export class Chart {
       legend: { show: false },
       cursor: { show: false },
       scales: {
-        x: { time: true, range: (_plot, low, high) => (candles ? [Math.min(low, high - 29 * 60) - 30, high + 60] : [low, high]) },
+        x: { time: true, range: (_plot, low, high) => range(mode, low, high) },
         y: { range: (_plot, low, high) => this.#range(low, high, candles) },
       },
       axes: [

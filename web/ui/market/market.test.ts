@@ -2,7 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decoded } from "./address";
 import { type Bar, Bars, MOST, bar } from "./bars";
+import { Day, shown } from "./day";
 import { Quote, TICKS, begin } from "./quotes";
+import { drawable, range } from "./span";
 
 const MINUTE = 60_000;
 const at = (minute: number, close: number, closed = false): Bar => ({ start: minute * MINUTE, open: 1, high: 9, low: 1, close, volume: 0, closed });
@@ -80,4 +82,55 @@ test("a message is taken once, and the list of ticks is bounded", () => {
 
 test("an address that encodes nothing names no symbol, and stops nothing", () => {
   assert.deepEqual(["", "#", "#EURUSD", "#BRK%2FB", "#%", "#%E4%BD"].map(decoded), ["", "", "EURUSD", "BRK/B", "", ""]);
+});
+
+test("change is measured from the day's open, and not from what this tab has seen", () => {
+  const day = new Day(), quote = new Quote("A");
+  quote.take(message(1, { price: 110 }));
+  quote.take(message(2, { price: 121 }));
+  assert.equal(day.change(quote.price), null, "nothing is known of the day");
+  day.store({ ...at(0, 120), open: 100 });
+  assert.equal(Math.round(day.change(quote.price)!), 21);
+  // The store answers with nothing: what is known stays.
+  day.store(null);
+  assert.equal(day.open, 100);
+  assert.equal(day.change(null), null);
+});
+
+test("the store is asked for the day until it has one, and again when the next may have begun", () => {
+  const hour = 60 * MINUTE, day = new Day();
+  const times = (quoted: (now: number) => number, from: number, to: number) => {
+    let asked = 0;
+    for (let now = from; now < to; now += 1_000) {
+      if (!day.due(quoted(now), now)) continue;
+      day.asked(now);
+      asked += 1;
+    }
+    return asked;
+  };
+  const live = (now: number) => now;
+  assert.equal(times(live, 0, 30_000), 6);
+  assert.equal(times(live, 30_000, 600_000), 9, "slower where it has none");
+  day.store(at(0, 1));
+  assert.equal(times(live, 600_000, 23 * hour), 0);
+  assert.equal(times(live, 24 * hour, 24 * hour + 30_000), 6, "the day is over");
+  day.store(at(24 * 60, 1));
+  assert.equal(times(live, 25 * hour, 26 * hour), 0);
+  assert.equal(times(() => 30 * hour, 26 * hour, 90 * hour), 0, "on days without quotes there is no new day");
+});
+
+test("a change that rounds to nothing has no sign and no colour", () => {
+  assert.deepEqual([-0.004, -0, 0, 0.0049].map(shown), Array(4).fill({ text: "0.00 %", sign: "flat" }));
+  assert.deepEqual(shown(-0.006), { text: "−0.01 %", sign: "down" });
+  assert.deepEqual(shown(1.234), { text: "+1.23 %", sign: "up" });
+  assert.deepEqual(shown(null), { text: "–", sign: "flat" });
+});
+
+test("one tick is no chart, and the axis of few spans more than one second", () => {
+  assert.deepEqual([0, 1, 2].map((points) => drawable("ticks", points)), [false, false, true]);
+  assert.deepEqual([0, 1].map((points) => drawable("bars", points)), [false, true]);
+  assert.deepEqual(range("ticks", 100, 100), [90, 100]);
+  assert.deepEqual(range("ticks", 40, 100), [40, 100]);
+  const [from, to] = range("bars", 3_600, 3_600);
+  assert.ok(to - from >= 1_800 && from < 3_600 && to > 3_600);
 });

@@ -40,12 +40,6 @@ export class Quote {
     return this.ticks.at(-1)?.price ?? null;
   }
 
-  /** Since the first tick that is known, in percent; null without two. */
-  get change(): number | null {
-    const first = this.ticks[0]?.price, now = this.price;
-    return first === undefined || now === null || this.ticks.length < 2 ? null : (100 * (now - first)) / first;
-  }
-
   take(message: Message): void {
     if (message.seq <= this.seq) return;
     const data = (message.data ?? {}) as Record<string, unknown>;

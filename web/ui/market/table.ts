@@ -4,6 +4,7 @@ import { attribute, byId, h, text } from "../shared/dom";
 import type { Format } from "../shared/format";
 import { onTheme } from "../shared/theme";
 import type { Bars } from "./bars";
+import { shown } from "./day";
 import { type Palette, draw, palette, prepare } from "./mini";
 import type { Quote } from "./quotes";
 
@@ -68,7 +69,8 @@ export class Table {
     }
   }
 
-  show(quote: Quote, bars: Bars, format: Format): void {
+  /** `from` says what the change is measured from. */
+  show(quote: Quote, bars: Bars, change: number | null, from: string, format: Format): void {
     const row = this.#rows.get(quote.symbol);
     if (!row) return;
     text(row.exchange, quote.exchange);
@@ -83,7 +85,7 @@ export class Table {
       cell.cell.classList.add(moved, `flash-${moved}`);
       setTimeout(() => cell.cell.classList.remove("flash-up", "flash-down"), FLASH_MS);
     }
-    showChange(row.change, quote.change);
+    showChange(row.change, change, from);
     text(row.time, quote.at ? format.clock(quote.at) : "");
     text(row.seq.value, format.count(quote.seq));
     text(row.seq.size, quote.conflated ? `+${format.short(quote.conflated)}` : "");
@@ -91,8 +93,11 @@ export class Table {
   }
 }
 
-export function showChange(element: HTMLElement, change: number | null): void {
-  text(element, change === null ? "–" : `${change > 0 ? "+" : change < 0 ? "−" : ""}${Math.abs(change).toFixed(2)} %`);
-  element.classList.toggle("up", change !== null && change > 0);
-  element.classList.toggle("down", change !== null && change < 0);
+/** Writes a change, and from where it is measured into the tooltip. */
+export function showChange(element: HTMLElement, change: number | null, from: string): void {
+  const { text: words, sign } = shown(change);
+  text(element, words);
+  element.classList.toggle("up", sign === "up");
+  element.classList.toggle("down", sign === "down");
+  attribute(element, "title", from);
 }

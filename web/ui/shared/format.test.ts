@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Format, decimals } from "./format";
+import { phrase } from "./i18n";
 
 const format = new Format("en");
 
@@ -32,4 +33,12 @@ test("spans have their two largest units", () => {
 
 test("prices keep the digits that they were written with", () => {
   assert.deepEqual([1, 1.5, 0.00001302, 1e-7].map(decimals), [0, 1, 8, 7]);
+});
+
+test("a text has the form that its number asks for", () => {
+  const moved = "{gateway} moved {n} session|{gateway} moved {n} sessions";
+  const told = (n: number) => phrase(moved, { n, gateway: "g1" }, format);
+  assert.deepEqual([0, 1, 2, 1_500].map(told), ["g1 moved 0 sessions", "g1 moved 1 session", "g1 moved 2 sessions", "g1 moved 1,500 sessions"]);
+  assert.equal(phrase("{n} 个会话", { n: 1 }, format), "1 个会话");
+  assert.equal(phrase("{what} of {n}", { n: "12" }, format), "{what} of 12");
 });

@@ -25,8 +25,10 @@ export interface Follower {
   message(message: Message, replay: boolean): void;
   /** Messages may be missing before the next one: the log has them no more. */
   anew?(): void;
+  /** The room is followed; what it had of the past has been told. */
+  began?(): void;
   /** It will not come: not allowed, or no such room. Asked again after the next connection. */
-  refused?(code: string, text: string): void;
+  refused?(text: string): void;
 }
 
 export type Phase = "connecting" | "connected" | "waiting" | "refused";
@@ -35,11 +37,16 @@ export interface State {
   readonly phase: Phase;
   /** UTC milliseconds of the next attempt, while waiting. */
   readonly retryAt: number;
-  /** What the server said when it closed. */
+  /** What the server said before it closed, in its words; empty where it said nothing. */
   readonly why: string;
+  /** The code with which it closed, `SILENT` where nothing came any more; 0 for anything else. */
+  readonly code: number;
   /** How the last recovery went: every room without a gap, so many anew, or not over yet. */
   readonly recovery: "none" | "running" | "gapless" | "anew";
 }
+
+/** In place of a close code: nothing was heard for too long. */
+export const SILENT = -1;
 
 const PING_EVERY = 2_000;
 const PONG_TIMEOUT = 6_000;
@@ -72,7 +79,7 @@ export class Connection {
   readonly #rooms = new Map<string, Room>();
   readonly #changed: (state: State) => void;
   #socket: Socket | null = null;
-  #state: State = { phase: "connecting", retryAt: 0, why: "", recovery: "none" };
+  #state: State = { phase: "connecting", retryAt: 0, why: "", code: 0, recovery: "none" };
   #attempts = 0;
   #nextId = 1;
   #least = 0;
@@ -126,7 +133,7 @@ export class Connection {
     const socket = this.#socket;
     if (!socket) return;
     this.#least = forMs;
-    this.#disconnected("", 0);
+    this.#disconnected(0);
     socket.close();
   }
 
@@ -183,24 +190,23 @@ export class Connection {
       for (const message of Array.isArray(read) ? read : [read]) this.#handle(message as Record<string, unknown>);
     };
     socket.onclose = (event) => {
-      if (socket !== this.#socket) return;
-      const told = this.#fault || (event.code === 1006 ? "" : `${event.code} ${event.reason}`.trim());
-      this.#disconnected(told, event.code);
+      if (socket === this.#socket) this.#disconnected(event.code);
     };
   }
 
-  #disconnected(why: string, code: number): void {
+  #disconnected(code: number): void {
+    const why = this.#fault;
     this.#socket = null;
     for (const room of this.#rooms.values()) {
       room.asked = null;
       room.live = false;
     }
     if (NO_TOKEN.has(code)) {
-      this.#tell({ phase: "refused", why, retryAt: 0 });
+      this.#tell({ phase: "refused", why, code, retryAt: 0 });
       return;
     }
     const wait = backoff(this.#attempts++, Math.random(), Math.max(this.#least, SLOWLY.get(code) ?? 0));
-    this.#tell({ phase: "waiting", why, retryAt: Date.now() + wait });
+    this.#tell({ phase: "waiting", why, code, retryAt: Date.now() + wait });
     this.#retry = setTimeout(() => this.#connect(), wait);
   }
 
@@ -208,7 +214,7 @@ export class Connection {
   #watch(): void {
     const socket = this.#socket;
     if (!socket || this.#pinged <= this.#answered || performance.now() - this.#pinged < PONG_TIMEOUT) return;
-    this.#disconnected("no answer", 0);
+    this.#disconnected(SILENT);
     socket.close();
   }
 
@@ -250,7 +256,7 @@ export class Connection {
     if (typeof message.server_time === "number") this.clockOffset = message.server_time - Date.now();
     this.#unrecovered = 0;
     this.#recovering = [...this.#rooms.values()].filter((room) => room.account.position).length;
-    this.#tell({ phase: "connected", why: "", retryAt: 0, recovery: this.#recovering ? "running" : "none" });
+    this.#tell({ phase: "connected", why: "", code: 0, retryAt: 0, recovery: this.#recovering ? "running" : "none" });
     for (const [name, room] of this.#rooms) this.#subscribe(name, room);
     this.#ping();
   }
@@ -286,16 +292,20 @@ export class Connection {
     }
     room.account.begin({ epoch: data.epoch, seq: data.seq });
     for (const old of data.messages ?? []) room.follower.message(old, true);
-    if (this.#state.recovery === "running" && this.#recovering <= 0) {
-      this.#tell({ recovery: this.#unrecovered ? "anew" : "gapless" });
-    }
+    room.follower.began?.();
+    this.#recovered();
+  }
+
+  #recovered(): void {
+    if (this.#state.recovery !== "running" || this.#recovering > 0) return;
+    this.#tell({ recovery: this.#unrecovered ? "anew" : "gapless" });
   }
 
   #error(message: Record<string, unknown>): void {
     const code = String(message.error_code), text = String(message.error_message);
     const found = this.#asked(message.request_id);
     if (!found) {
-      this.#fault = `${code}: ${text}`;
+      this.#fault = text;
       return;
     }
     const [name, room] = found;
@@ -307,7 +317,12 @@ export class Connection {
         if (socket && socket === this.#socket) this.#subscribe(name, room);
       }, details?.retry_after_ms ?? 2_000);
     } else {
-      room.follower.refused?.(code, text);
+      room.follower.refused?.(text);
+      if (!room.account.position) return;
+      // It is no more what others wait for.
+      this.#recovering -= 1;
+      this.#unrecovered += 1;
+      this.#recovered();
     }
   }
 

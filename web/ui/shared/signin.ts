@@ -1,6 +1,6 @@
 // Asks for a token where the server wants one, and for another one where it is not enough.
 
-import { ApiError, type Me, me, token } from "./api";
+import { ApiError, type Me, me, reason, token } from "./api";
 import type { Speaker } from "./i18n";
 import type { Shared } from "./texts";
 import { byId, text, toggle } from "./dom";
@@ -9,8 +9,11 @@ const AGAIN_MS = 2_000;
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Resolves when somebody is signed in of whom `refusal` says nothing; otherwise it says what is wrong with them. */
-export async function signIn(translator: Speaker<Shared>, refusal: (who: Me) => string | null): Promise<Me> {
+/**
+ * Resolves when somebody is signed in of whom `refusal` says nothing; otherwise it says what is wrong with them. `missing` is
+ * said where a token is needed and none is there.
+ */
+export async function signIn(translator: Speaker<Shared>, refusal: (who: Me) => string | null, missing = ""): Promise<Me> {
   const problem = byId("signin-problem");
   for (;;) {
     try {
@@ -24,14 +27,25 @@ export async function signIn(translator: Speaker<Shared>, refusal: (who: Me) => 
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 401 || error.status === 403) {
-        await asked(token.get() ? translator.t("signin_bad", { why: error.message }) : "");
+        await asked(token.get() ? translator.t("signin_bad", { why: reason(error, translator.t) }) : missing);
       } else {
         toggle(byId("signin"), true);
-        text(problem, translator.t("signin_unanswered", { why: error.message }));
+        const why = reason(error, translator.t);
+        text(problem, error.status === 0 ? translator.t("signin_unanswered") : translator.t("signin_failed", { why }));
         await pause(AGAIN_MS);
       }
     }
   }
+}
+
+/** The connection was refused: the token has ended or was revoked. Loads the page again when somebody is signed in. */
+export async function signInAgain(translator: Speaker<Shared>, refusal: (who: Me) => string | null): Promise<void> {
+  const ended = translator.t("signin_ended");
+  // Who is refused without a token would be refused again at once.
+  if (token.get() === "") await asked(ended);
+  else token.clear();
+  await signIn(translator, refusal, ended);
+  location.reload();
 }
 
 /** Shows the form until a token is given. */

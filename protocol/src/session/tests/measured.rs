@@ -37,19 +37,23 @@ fn messages_are_measured_from_the_oldest_of_their_batch_and_answers_are_not() {
 
 #[test]
 fn messages_that_wait_because_the_client_wants_it_are_counted_and_not_timed() {
-    for (options, accepted_at) in
-        [(r#","delivery":"latest""#, 40), (r#","delivery":"latest","max_rate":1"#, 0)]
-    {
+    for (options, second) in [(r#","delivery":"latest""#, 50), (r#","delivery":"latest","max_rate":1"#, 0)] {
         let mut client = Client::new();
         let ticket = client.subscribe(options);
         client.reply(ticket, history("x", 1..=2, true));
         client.read();
-        client.live(&measured(3, &[40]));
-        let marks = marks(&mut client);
-        assert_eq!(
-            marks.iter().map(|mark| (mark.messages, mark.accepted_at)).collect::<Vec<_>>(),
-            [(1, accepted_at)]
-        );
+        let mut told = Vec::new();
+        for (seq, accepted_at) in [(3, 40), (4, 50)] {
+            client.live(&measured(seq, &[accepted_at]));
+            if seq == 4 {
+                // By then it may go out.
+                client.now.mono += 1_000;
+                client.session.handle_timeout(client.now);
+            }
+            told.extend(marks(&mut client).iter().map(|mark| (mark.messages, mark.accepted_at)));
+        }
+        // The first one waits for nothing, whatever the rate.
+        assert_eq!(told, [(1, 40), (1, second)]);
     }
 }
 
