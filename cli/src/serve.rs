@@ -75,7 +75,11 @@ impl Hangups {
 pub(crate) fn cluster(config: &Config) -> Cluster {
     let classes = Classes::new(config.rooms.class.clone());
     match config.broker.url.redis() {
-        None => Cluster::memory(MemoryCluster::new(classes, Arc::new(|| clock::now().utc))),
+        None => {
+            let most = config.broker.memory_bytes;
+            tracing::info!(most, "rooms' logs are kept in memory, in at most so many bytes");
+            Cluster::memory(MemoryCluster::bounded(classes, Arc::new(|| clock::now().utc), most))
+        }
         Some(address) => {
             Cluster::Redis { address, classes, timeout: Duration::from_millis(config.broker.timeout_ms) }
         }

@@ -122,6 +122,8 @@ pub struct BrokerConfig {
     pub url: BrokerUrl,
     /// Milliseconds after which a call to Redis has failed.
     pub timeout_ms: u64,
+    /// Bytes of all rooms' logs in memory.
+    pub memory_bytes: usize,
 }
 
 /// `[cluster]`
@@ -304,7 +306,11 @@ impl Config {
                 id: String::new(),
                 workers: 0,
             },
-            broker: BrokerConfig { url: BrokerUrl::new("memory"), timeout_ms: 2_000 },
+            broker: BrokerConfig {
+                url: BrokerUrl::new("memory"),
+                timeout_ms: 2_000,
+                memory_bytes: 256 << 20,
+            },
             cluster: ClusterConfig {
                 lease_ms: 5_000,
                 advertise: String::new(),
@@ -377,7 +383,7 @@ impl Config {
             },
             recorder: RecorderConfig { batch: 2_000, flush_ms: 100, buffer: 20_000 },
             users: UsersConfig { max_watchlist: 500, max_alerts: 100, alert_hysteresis_bp: 5 },
-            stores: StoresConfig { breaker_failures: 5, breaker_open_ms: 1_000 },
+            stores: StoresConfig::default(),
             postgres: PostgresConfig {
                 url: Secret::default(),
                 pool_max: 16,
@@ -414,6 +420,7 @@ impl Config {
     pub fn dev_defaults() -> Self {
         let mut config = Self::node_defaults();
         config.auth.anonymous = Anonymous::Full;
+        config.broker.memory_bytes = 24 << 20;
         config
     }
 

@@ -5,12 +5,15 @@
 //! * [`presence`]: the register behind announced joins and leaves
 //! * [`pulse`]: what a process tells of itself in the cluster's own rooms
 //! * [`seat`]: one process's place, all ports together · [`redis`]: connections and keys · [`counts`]: who follows what
-//! * [`config`]: one typed configuration
+//! * [`config`]: one typed configuration · [`heap`]: what things take in memory
+//! · [`fair`]: how a bound in bytes is divided
 
 pub mod broker;
 pub mod bus;
 pub mod config;
 pub mod counts;
+pub mod fair;
+pub mod heap;
 pub mod letter;
 pub mod members;
 pub mod presence;

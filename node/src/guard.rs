@@ -88,9 +88,10 @@ impl Guard {
         }
         let all = self.weights().await;
         let connections: u64 = all.iter().map(|(_, weight)| weight.queued() as u64 + CONNECTION).sum();
-        let logs = self.logs.as_ref().map_or(0, |logs| logs.bytes());
+        let logs = self.logs.as_ref().map_or(0, |logs| logs.bytes().0 as u64);
+        let stores: usize = self.shared.stores.memory.iter().map(|(_, bytes)| bytes().0).sum();
         let parked = self.shared.peers.parked() as u64 * PARKED;
-        self.held = (Instant::now(), connections + logs + parked);
+        self.held = (Instant::now(), connections + logs + stores as u64 + parked);
     }
 
     /// What each session weighs, with the place of its hub.

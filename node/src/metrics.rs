@@ -21,6 +21,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
 use tickmesh_cluster::broker::BrokerError;
+use tickmesh_cluster::broker::memory::MemoryCluster;
 use tickmesh_cluster::redis::Health;
 use tickmesh_edge::guard::{Gauge, Shown};
 use tickmesh_edge::limits::{Connections, Refusal};
@@ -125,6 +126,8 @@ pub struct Sources {
     pub redis: Option<Arc<Health>>,
     /// The stores.
     pub stores: Stores,
+    /// The rooms' logs, where they are in this process's memory.
+    pub logs: Option<Arc<MemoryCluster>>,
     /// How long worker threads keep things waiting.
     pub delay: Arc<QueueDelay>,
     /// How short memory is.
@@ -278,7 +281,7 @@ impl Metrics {
     /// A registry with all of them, and the figures of the process.
     #[must_use]
     pub fn registry(self: &Arc<Self>, sources: Sources) -> Registry {
-        let Sources { connections, redis, stores, delay, memory, alarms } = sources;
+        let Sources { connections, redis, stores, logs, delay, memory, alarms } = sources;
         metrics::registry("node", redis, self.requests.clone(), |r| {
             r.register_collector(Box::new(Traces));
             let text = "Sessions ended, by close reason or lost connection";
@@ -295,7 +298,7 @@ impl Metrics {
             let text = "Letters from other processes that could not be read";
             r.register("bad_letters", text, self.bad_letters.clone());
             self.market.register(r);
-            r.register_collector(Box::new(stores::StoresCollector(stores)));
+            r.register_collector(Box::new(stores::StoresCollector { stores, logs }));
             r.register_collector(Box::new(alarms::AlarmsCollector(alarms)));
             r.register_collector(Box::new(AllTraffic(self.workers.clone())));
             r.register_collector(Box::new(Shown(memory)));

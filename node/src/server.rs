@@ -200,6 +200,7 @@ impl Node {
                 connections: connections.clone(),
                 redis: health.clone(),
                 stores: stores.clone(),
+                logs: logs.clone(),
                 delay: delay.clone(),
                 memory: memory.clone(),
                 alarms: gauges.clone(),

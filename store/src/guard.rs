@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_fails_is_left_alone_and_tried_again() {
-        let config = StoresConfig { breaker_failures: 3, breaker_open_ms: 50 };
+        let config = StoresConfig { breaker_failures: 3, breaker_open_ms: 50, ..StoresConfig::default() };
         let guarded = guarded(&config);
         for _ in 0..3 {
             assert_eq!(fail(&guarded).await, StoreError::Timeout);
@@ -267,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_are_no_failures() {
-        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10_000 };
+        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10_000, ..StoresConfig::default() };
         let guarded = guarded(&config);
         for _ in 0..3 {
             let refused = guarded.call(|()| async { Err::<(), _>(StoreError::Refused("no".into())) }).await;
@@ -278,7 +278,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_gets_no_turn_is_told_so_and_the_breaker_is_not() {
-        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10_000 };
+        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10_000, ..StoresConfig::default() };
         let guarded = guarded(&config).with_turns(Turns::new(2, Duration::from_secs(3)));
         let slow = || {
             guarded.call(|()| async {
@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_asked_before_it_is_prepared() {
-        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10 };
+        let config = StoresConfig { breaker_failures: 1, breaker_open_ms: 10, ..StoresConfig::default() };
         let guarded = Guarded::new("test", (), &config);
         let asked = guarded.call(|()| async { Ok(()) }).await;
         assert!(matches!(asked, Err(StoreError::Unavailable(_))));

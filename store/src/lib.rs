@@ -18,7 +18,7 @@ pub mod relational;
 pub mod series;
 
 pub use check::check;
-pub use open::{PoolGauge, PoolStatus, Stores, StoresError};
+pub use open::{BytesGauge, PoolGauge, PoolStatus, Stores, StoresError};
 use tickmesh_protocol::error::{ErrorCode, Failure};
 
 /// Why a store did not do what it was asked.

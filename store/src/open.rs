@@ -18,7 +18,7 @@ use crate::relational::Relational;
 use crate::relational::memory::MemoryRelational;
 use crate::relational::postgres::{Postgres, PostgresSetupError};
 use crate::series::TimeSeries;
-use crate::series::memory::MemorySeries;
+use crate::series::memory::{Bounds, MemorySeries};
 #[cfg(feature = "tdengine")]
 use crate::series::tdengine::{Tdengine, TdengineSetupError};
 
@@ -61,6 +61,9 @@ pub enum StoresError {
     NoTdengine,
 }
 
+/// Tells how many bytes are held in memory, and how many may be.
+pub type BytesGauge = Arc<dyn Fn() -> (usize, usize) + Send + Sync>;
+
 /// Ticks and bars behind a breaker.
 type GuardedSeries = Arc<Guarded<Arc<dyn TimeSeries>>>;
 
@@ -78,20 +81,18 @@ pub struct Stores {
     pub pools: Vec<(&'static str, PoolGauge)>,
     /// Ticks and bars, where they are in this process's memory.
     pub in_memory: Option<MemorySeries>,
+    /// What is in this process's memory: `ticks`, `bars`, `users`.
+    pub memory: Vec<(&'static str, BytesGauge)>,
 }
 
 impl Stores {
     /// In this process, and gone with it.
     #[must_use]
     pub fn memory(config: &Config) -> Self {
-        let (series, reads, kept) = memory_series(config);
-        Self {
-            series: Some(series),
-            series_reads: Some(reads),
-            users: Some(memory_users(config)),
-            pools: Vec::new(),
-            in_memory: Some(kept),
-        }
+        let mut stores = Self::default();
+        stores.open_memory_series(config);
+        stores.open_memory_users(config);
+        stores
     }
 
     /// What the configuration names: a store that it does not name is in memory where the broker is too, and there is none
@@ -122,14 +123,12 @@ impl Stores {
             });
             stores.users = Some(users);
         } else if embedded {
-            stores.users = Some(memory_users(config));
+            stores.open_memory_users(config);
         }
         if !dsn.is_empty() {
             stores.open_tdengine(config)?;
         } else if embedded {
-            let (series, reads, kept) = memory_series(config);
-            (stores.series, stores.series_reads) = (Some(series), Some(reads));
-            stores.in_memory = Some(kept);
+            stores.open_memory_series(config);
         }
         Ok(stores)
     }
@@ -141,6 +140,35 @@ impl Stores {
         let reads = self.series_reads.as_ref().map(|reads| ("series_reads", reads.health().clone()));
         let users = self.users.as_ref().map(|users| ("users", users.health().clone()));
         series.into_iter().chain(reads).chain(users).collect()
+    }
+
+    fn open_memory_users(&mut self, config: &Config) {
+        let most = config.stores.memory_user_bytes;
+        let memory = MemoryRelational::new(most);
+        let users = Guarded::new("memory", memory.relational(), &config.stores);
+        users.health().set_prepared();
+        self.users = Some(Arc::new(users));
+        self.memory.push(("users", Arc::new(move || memory.bytes())));
+        tracing::info!(most, "users' data is kept in memory, in at most so many bytes");
+    }
+
+    /// For those who write, those who read, and who makes it smaller.
+    fn open_memory_series(&mut self, config: &Config) {
+        let bounds = Bounds { ticks: config.stores.memory_tick_bytes, bars: config.stores.memory_bar_bytes };
+        let kept = MemorySeries::new(bounds);
+        let guarded = || {
+            let series: Arc<dyn TimeSeries> = Arc::new(kept.clone());
+            let series = Guarded::new("memory", series, &config.stores);
+            series.health().set_prepared();
+            Arc::new(series)
+        };
+        (self.series, self.series_reads) = (Some(guarded()), Some(guarded()));
+        let (ticks, bars) = (kept.clone(), kept.clone());
+        self.memory.push(("ticks", Arc::new(move || ticks.tick_bytes())));
+        self.memory.push(("bars", Arc::new(move || bars.bar_bytes())));
+        self.in_memory = Some(kept);
+        let Bounds { ticks, bars } = bounds;
+        tracing::info!(ticks, bars, "ticks and bars are kept in memory, in at most so many bytes each");
     }
 
     #[cfg(feature = "tdengine")]
@@ -176,24 +204,6 @@ impl Stores {
     fn open_tdengine(&mut self, _: &Config) -> Result<(), StoresError> {
         Err(StoresError::NoTdengine)
     }
-}
-
-fn memory_users(config: &Config) -> Arc<Guarded<Relational>> {
-    let users = Guarded::new("memory", MemoryRelational::default().relational(), &config.stores);
-    users.health().set_prepared();
-    Arc::new(users)
-}
-
-/// For those who write, those who read, and who makes it smaller.
-fn memory_series(config: &Config) -> (GuardedSeries, GuardedSeries, MemorySeries) {
-    let kept = MemorySeries::default();
-    let series: Arc<dyn TimeSeries> = Arc::new(kept.clone());
-    let guarded = |series| {
-        let series = Guarded::new("memory", series, &config.stores);
-        series.health().set_prepared();
-        Arc::new(series)
-    };
-    (guarded(series.clone()), guarded(series), kept)
 }
 
 /// Prepares a store until it has succeeded.
@@ -263,7 +273,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     #[expect(clippy::disallowed_methods, reason = "the breaker goes by real time, which does not pause")]
     async fn that_a_store_died_is_noticed_though_nobody_asks() {
-        let config = StoresConfig { breaker_failures: 5, breaker_open_ms: 1 };
+        let config = StoresConfig { breaker_failures: 5, breaker_open_ms: 1, ..StoresConfig::default() };
         let store = Guarded::new("test", (), &config);
         store.health().set_prepared();
         let (dead, asked) = (AtomicBool::new(false), AtomicU64::new(0));

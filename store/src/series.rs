@@ -101,15 +101,15 @@ impl Select {
     }
 }
 
-/// How many of these rows are read for so many bytes.
-fn within<'a>(rows: impl Iterator<Item = &'a Row>, bytes: usize) -> usize {
-    let mut sum = 0;
-    let fits = |row: &&'a Row| {
+/// How many rows, whose data has so many bytes each, are read for so many bytes.
+fn within(mut rows: impl Iterator<Item = usize>, bytes: usize) -> usize {
+    let mut sum = 0_usize;
+    let fits = |len: usize| {
         let before = sum <= bytes;
-        sum = sum.saturating_add(row.message.data.get().len());
+        sum = sum.saturating_add(len);
         before
     };
-    rows.take_while(fits).count()
+    rows.by_ref().map(fits).take_while(|fits| *fits).count()
 }
 
 /// A bar and what it is made of.

@@ -1,29 +1,35 @@
 //! The broker of a single process: logs in memory, gone with it.
 //!
-//! Invariant: a message is numbered, kept and offered to all connections under its room's lock, so that every reader
-//! sees one order.
+//! Invariants: a message is numbered, kept and offered to all connections under its room's lock, so that every reader
+//! sees one order. All logs together, with the ids of messages that would be known again, take no more than so many bytes:
+//! where they would, the rooms that hold most give up their oldest.
 
-use std::collections::VecDeque;
+mod room;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use tickmesh_protocol::message::{History, Message, Publish, Replay};
-use tickmesh_protocol::position::{Epoch, Position};
-use tickmesh_protocol::room::{Class, Classes, RoomName};
+use tickmesh_protocol::message::{History, Publish, Replay};
+use tickmesh_protocol::position::Position;
+use tickmesh_protocol::room::{Classes, RoomName};
 
-use super::{Broker, BrokerError, Event, Inbox};
+use self::room::Room;
+use super::{Broker, BrokerError, Inbox};
+use crate::fair;
 
 /// How long a publisher waits for a reader that is behind.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Milliseconds between two sweeps for rooms that nobody uses.
 const SWEEP_INTERVAL_MS: u64 = 60_000;
 
-/// What a message in a log takes beside its data, in bytes.
-const OVERHEAD: usize = 150;
+/// Bytes of all logs, where nobody says.
+const MOST: usize = 256 << 20;
+/// One in so many bytes goes when there are too many, so that this is seldom looked for.
+const SHARE: usize = 8;
 
 /// A clock that gives UTC milliseconds.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -38,6 +44,13 @@ pub struct MemoryCluster {
     last_sweep: AtomicU64,
     /// Logs are 2 to the power of this times as short as their classes say.
     pressure: AtomicU32,
+    /// What all rooms take.
+    bytes: AtomicUsize,
+    most: usize,
+    /// Who makes room does so alone.
+    making_room: Mutex<()>,
+    /// Messages and ids that went though their class would have kept them.
+    pushed_out: [AtomicU64; 2],
 }
 
 /// One node's connection to a [`MemoryCluster`].
@@ -47,24 +60,16 @@ pub struct MemoryBroker {
     inbox: Inbox,
 }
 
-struct Room {
-    class: Arc<Class>,
-    epoch: Epoch,
-    seq: u64,
-    /// With the time in UTC milliseconds at which each was appended.
-    log: VecDeque<(u64, Arc<Message>)>,
-    /// Ids within the window, and what they were answered with.
-    accepted: FxHashMap<Box<str>, u64>,
-    /// The same ids, oldest first, with the time at which they are forgotten.
-    accepted_until: VecDeque<(u64, Box<str>)>,
-    subscribers: Vec<(u64, Inbox)>,
-    last_used: u64,
-}
-
 impl MemoryCluster {
-    /// Empty logs, kept as the classes say. The clock is used for their time-to-live alone.
+    /// Empty logs, kept as the classes say, in at most 256 MiB. The clock is used for their time-to-live alone.
     #[must_use]
     pub fn new(classes: Classes, clock: Clock) -> Arc<Self> {
+        Self::bounded(classes, clock, MOST)
+    }
+
+    /// The same in at most so many bytes.
+    #[must_use]
+    pub fn bounded(classes: Classes, clock: Clock, most: usize) -> Arc<Self> {
         Arc::new(Self {
             rooms: RwLock::default(),
             classes,
@@ -73,6 +78,10 @@ impl MemoryCluster {
             inboxes: RwLock::default(),
             next_connection: AtomicU64::new(0),
             pressure: AtomicU32::new(0),
+            bytes: AtomicUsize::new(0),
+            most,
+            making_room: Mutex::default(),
+            pushed_out: Default::default(),
         })
     }
 
@@ -83,33 +92,88 @@ impl MemoryCluster {
         if pressure > before {
             let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
             for room in rooms {
-                let mut room = room.lock();
-                let most = room.class.history_size >> pressure;
-                if room.log.len() > most {
-                    let beyond = room.log.len() - most;
-                    room.log.drain(..beyond);
-                }
-                room.log.shrink_to_fit();
+                self.with(&room, |room| room.keep_newest(room.class.history_size >> pressure));
             }
         }
     }
 
-    /// About how many bytes the logs hold.
+    /// How many bytes the logs take, and how many they may.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.bytes.load(Ordering::Relaxed), self.most)
+    }
+
+    /// How many messages, and ids of messages that would be known again, went before their time because the logs took too many
+    /// bytes.
+    #[must_use]
+    pub fn pushed_out(&self) -> [u64; 2] {
+        self.pushed_out.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Does something with a room, and counts what it takes then.
+    fn with<T>(&self, room: &Mutex<Room>, act: impl FnOnce(&mut Room) -> T) -> T {
+        let mut room = room.lock();
+        let before = room.bytes();
+        let done = act(&mut room);
+        let after = room.bytes();
+        // Under the room's lock, so that it is never taken away what was not added.
+        self.bytes.fetch_add(after, Ordering::Relaxed);
+        self.bytes.fetch_sub(before, Ordering::Relaxed);
+        done
+    }
+
+    /// Where all rooms take too much, those that take most give up their oldest.
+    fn make_room(&self) {
+        if self.bytes.load(Ordering::Relaxed) <= self.most {
+            return;
+        }
+        let _alone = self.making_room.lock();
+        let over = |most| self.bytes.load(Ordering::Relaxed) > most;
+        if !over(self.most) {
+            return;
+        }
+        let most = self.most - self.most / SHARE;
         let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
-        let size = |message: &Arc<Message>| (message.data.get().len() + OVERHEAD) as u64;
-        rooms.iter().map(|room| room.lock().log.iter().map(|(_, message)| size(message)).sum::<u64>()).sum()
+        let level = fair::level(rooms.iter().map(|room| room.lock().bytes()).collect(), most);
+        for room in rooms {
+            let gone = self.with(&room, |room| room.shrink_to(level));
+            for (count, gone) in self.pushed_out.iter().zip(gone) {
+                count.fetch_add(gone, Ordering::Relaxed);
+            }
+        }
+        if over(self.most - self.most / SHARE / 2) {
+            self.forget_idle(most);
+        }
+    }
+
+    /// There are too many rooms: forgets those that were not used for longest and that nobody follows.
+    fn forget_idle(&self, most: usize) {
+        let mut rooms = self.rooms.write();
+        let idle = |(name, room): (&RoomName, &Arc<Mutex<Room>>)| {
+            let used = Some(room.lock()).filter(|room| room.is_idle()).map(|room| room.last_used)?;
+            // Somebody who has the room in hand is about to use it.
+            (Arc::strong_count(room) == 1).then(|| (used, name.clone()))
+        };
+        let mut by_use: Vec<_> = rooms.iter().filter_map(idle).collect();
+        by_use.sort_unstable();
+        for (_, name) in by_use {
+            if self.bytes.load(Ordering::Relaxed) <= most {
+                break;
+            }
+            if let Some(room) = rooms.remove(&name) {
+                let room = room.lock();
+                self.pushed_out[0].fetch_add(room.log.len() as u64, Ordering::Relaxed);
+                self.bytes.fetch_sub(room.bytes(), Ordering::Relaxed);
+            }
+        }
+        rooms.shrink_to_fit();
     }
 
     /// Memory is very short: throws away the older half of each log.
     pub fn halve(&self) {
         let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
         for room in rooms {
-            let mut room = room.lock();
-            let half = room.log.len() / 2;
-            room.log.drain(..half);
-            room.log.shrink_to_fit();
+            self.with(&room, |room| room.keep_newest(room.log.len().div_ceil(2)));
         }
     }
 
@@ -117,7 +181,12 @@ impl MemoryCluster {
     pub fn sweep_now(&self) {
         let now = (self.clock)();
         let rooms: Vec<_> = self.rooms.read().values().cloned().collect();
-        rooms.into_iter().for_each(|room| room.lock().trim(now));
+        for room in rooms {
+            self.with(&room, |room| {
+                room.trim(now);
+                room.give_back();
+            });
+        }
         self.last_sweep.store(now, Ordering::Relaxed);
         self.forget(now);
     }
@@ -136,7 +205,9 @@ impl MemoryCluster {
         }
         let new = || {
             let class = self.classes.of(name).clone();
-            Arc::new(Mutex::new(Room::new(class, (self.clock)())))
+            let room = Room::new(name, class, (self.clock)());
+            self.bytes.fetch_add(room.bytes(), Ordering::Relaxed);
+            Arc::new(Mutex::new(room))
         };
         self.rooms.write().entry(name.clone()).or_insert_with(new).clone()
     }
@@ -154,101 +225,12 @@ impl MemoryCluster {
     fn forget(&self, now: u64) {
         self.rooms.write().retain(|_, room| {
             // Somebody who has the room in hand is about to use it.
-            Arc::strong_count(room) > 1 || !room.lock().is_forgettable(now)
+            let stays = Arc::strong_count(room) > 1 || !self.with(room, |room| room.is_forgettable(now));
+            if !stays {
+                self.bytes.fetch_sub(room.lock().bytes(), Ordering::Relaxed);
+            }
+            stays
         });
-    }
-}
-
-impl Room {
-    fn new(class: Arc<Class>, now: u64) -> Self {
-        Self {
-            class,
-            epoch: Epoch::new(&format!("{:016x}", rand::random::<u64>())),
-            seq: 0,
-            log: VecDeque::new(),
-            accepted: FxHashMap::default(),
-            accepted_until: VecDeque::new(),
-            subscribers: Vec::new(),
-            last_used: now,
-        }
-    }
-
-    fn position(&self) -> Position {
-        Position { epoch: self.epoch.clone(), seq: self.seq }
-    }
-
-    fn publish(&mut self, publish: Publish, now: u64, pressure: u32) -> Position {
-        self.last_used = now;
-        self.trim(now);
-        if let Some(seq) = publish.message_id.as_ref().and_then(|id| self.accepted.get(id)) {
-            return Position { epoch: self.epoch.clone(), seq: *seq };
-        }
-        self.seq += 1;
-        if let Some(id) = publish.message_id {
-            let until = now + self.class.idempotency_window_s * 1_000;
-            self.accepted_until.push_back((until, id.clone()));
-            self.accepted.insert(id, self.seq);
-        }
-        let message = Arc::new(Message {
-            seq: self.seq,
-            timestamp: publish.timestamp.unwrap_or(now),
-            accepted_at: now,
-            event: publish.event,
-            key: publish.key,
-            data: publish.data,
-            trace: publish.trace,
-        });
-        let most = self.class.history_size >> pressure;
-        if most > 0 {
-            if self.log.len() >= most {
-                self.log.pop_front();
-            }
-            self.log.push_back((now, message.clone()));
-        }
-        for (_, inbox) in &self.subscribers {
-            let (room, epoch) = (publish.room.clone(), self.epoch.clone());
-            inbox.offer(Event::Message { room, epoch, message: message.clone() });
-        }
-        self.position()
-    }
-
-    fn trim(&mut self, now: u64) {
-        let oldest = now.saturating_sub(self.class.history_ttl_s * 1_000);
-        while self.log.front().is_some_and(|(appended, _)| *appended < oldest) {
-            self.log.pop_front();
-        }
-        while self.accepted_until.front().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, id)) = self.accepted_until.pop_front() {
-                self.accepted.remove(&id);
-            }
-        }
-    }
-
-    fn is_forgettable(&mut self, now: u64) -> bool {
-        self.trim(now);
-        self.subscribers.is_empty()
-            && self.log.is_empty()
-            && self.accepted.is_empty()
-            && now >= self.last_used + self.class.history_ttl_s * 1_000
-    }
-
-    fn history(&mut self, replay: &Replay, now: u64) -> History {
-        self.last_used = now;
-        self.trim(now);
-        let first = self.seq + 1 - self.log.len() as u64;
-        let (after, limit, epoch_holds) = match replay {
-            Replay::Nothing => (self.seq, 0, true),
-            Replay::Last(count) => (self.seq.saturating_sub(*count as u64), *count, true),
-            Replay::Since { seq, limit } => (*seq, *limit, true),
-            Replay::After(position) => {
-                let same = position.epoch == self.epoch && position.seq <= self.seq;
-                (if same { position.seq } else { 0 }, usize::MAX, same)
-            }
-        };
-        let skip = (after + 1).saturating_sub(first).min(self.log.len() as u64) as usize;
-        let messages = self.log.iter().skip(skip).take(limit).map(|(_, message)| message.clone()).collect();
-        let complete = epoch_holds && (after >= self.seq || after + 1 >= first);
-        History { position: self.position(), messages, complete, began_at: 0 }
     }
 }
 
@@ -265,12 +247,19 @@ impl Broker for MemoryBroker {
         let pressure = self.cluster.pressure.load(Ordering::Relaxed);
         messages
             .into_iter()
-            .map(|publish| Ok(self.cluster.room(&publish.room).lock().publish(publish, now, pressure)))
+            .map(|publish| {
+                let room = self.cluster.room(&publish.room);
+                let position = self.cluster.with(&room, |room| room.publish(publish, now, pressure));
+                drop(room);
+                self.cluster.make_room();
+                Ok(position)
+            })
             .collect()
     }
 
     async fn subscribe(&self, room: &RoomName) -> Result<Position, BrokerError> {
         let room = self.cluster.room(room);
+        self.cluster.make_room();
         let mut room = room.lock();
         if !room.subscribers.iter().any(|(id, _)| *id == self.id) {
             room.subscribers.push((self.id, self.inbox.clone()));
@@ -287,7 +276,11 @@ impl Broker for MemoryBroker {
 
     async fn history(&self, room: &RoomName, replay: Replay) -> Result<History, BrokerError> {
         let now = (self.cluster.clock)();
-        Ok(self.cluster.room(room).lock().history(&replay, now))
+        let room = self.cluster.room(room);
+        let history = self.cluster.with(&room, |room| room.history(&replay, now));
+        drop(room);
+        self.cluster.make_room();
+        Ok(history)
     }
 
     async fn rooms(&self) -> Result<Vec<(RoomName, Position)>, BrokerError> {
@@ -307,94 +300,4 @@ impl Drop for MemoryBroker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker::{inbox, suite};
-
-    struct Factory {
-        cluster: Arc<MemoryCluster>,
-    }
-
-    #[async_trait]
-    impl suite::Nodes for Factory {
-        async fn node(&self, capacity: usize) -> (Arc<dyn Broker>, crate::broker::Events) {
-            let (inbox, events) = inbox(capacity);
-            (Arc::new(self.cluster.connect(inbox)), events)
-        }
-    }
-
-    #[tokio::test]
-    async fn conformance() {
-        let clock = Arc::new(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_millis().try_into().unwrap());
-        let cluster = MemoryCluster::new(suite::classes(), clock);
-        suite::run(&Factory { cluster }).await;
-    }
-
-    #[tokio::test]
-    async fn logs_are_shorter_while_memory_is_short_and_say_so() {
-        let cluster = MemoryCluster::new(Classes::default(), Arc::new(|| 1_000_000));
-        let (tx, _events) = inbox(10_000);
-        let broker = cluster.connect(tx);
-        let room = RoomName::new("a").unwrap();
-        let publish = async |count| {
-            let messages = (0..count).map(|_| suite::publish("a", "1", None)).collect();
-            broker.publish(messages).await.pop().unwrap().unwrap()
-        };
-        let first = publish(1).await;
-        publish(999).await;
-        let held = async || broker.history(&room, Replay::Last(2_000)).await.unwrap().messages.len();
-        assert_eq!(held().await, 1_000);
-        cluster.set_pressure(2);
-        assert_eq!(held().await, 250);
-        publish(10).await;
-        assert_eq!(held().await, 250);
-        let missed = broker.history(&room, Replay::After(first)).await.unwrap();
-        assert!(!missed.complete && missed.messages.len() == 250);
-        cluster.set_pressure(0);
-        publish(10).await;
-        assert_eq!(held().await, 260);
-        let before = cluster.bytes();
-        cluster.halve();
-        assert_eq!((held().await, cluster.bytes()), (130, before / 2));
-    }
-
-    #[tokio::test]
-    async fn what_is_out_of_date_goes_when_asked_for() {
-        let time = Arc::new(AtomicU64::new(1_000_000));
-        let seen = time.clone();
-        let cluster = MemoryCluster::new(Classes::default(), Arc::new(move || seen.load(Ordering::Relaxed)));
-        let (tx, _events) = inbox(10);
-        let broker = cluster.connect(tx);
-        broker.publish(vec![suite::publish("a", "1", None)]).await;
-        broker.subscribe(&RoomName::new("a").unwrap()).await.unwrap();
-        time.fetch_add(4_000_000, Ordering::Relaxed);
-        cluster.sweep_now();
-        let room = cluster.room(&RoomName::new("a").unwrap());
-        assert!(room.lock().log.is_empty(), "though the room is followed");
-    }
-
-    #[tokio::test]
-    async fn rooms_that_nobody_uses_are_forgotten_and_come_back_with_a_new_epoch() {
-        let time = Arc::new(AtomicU64::new(1_000_000));
-        let clock = {
-            let time = time.clone();
-            Arc::new(move || time.load(Ordering::Relaxed))
-        };
-        let cluster = MemoryCluster::new(Classes::default(), clock);
-        let (tx, _events) = inbox(10);
-        let broker = cluster.connect(tx);
-        let publish = |room: &str| suite::publish(room, "1", None);
-        let before = broker.publish(vec![publish("a")]).await.remove(0).unwrap();
-        let followed = RoomName::new("b").unwrap();
-        broker.subscribe(&followed).await.unwrap();
-        time.fetch_add(4_000_000, Ordering::Relaxed);
-        broker.publish(vec![publish("c")]).await.remove(0).unwrap();
-        let mut names: Vec<_> =
-            broker.rooms().await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
-        names.sort();
-        assert_eq!(names, ["b", "c"]);
-        let after = broker.publish(vec![publish("a")]).await.remove(0).unwrap();
-        assert_ne!(before.epoch, after.epoch);
-        assert_eq!(after.seq, 1);
-    }
-}
+mod tests;

@@ -17,6 +17,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("broker.timeout_ms", Kind::Int(100, 60_000), "Milliseconds after which a call to Redis has failed."),
     key(
+        "broker.memory_bytes",
+        Kind::Int(1_048_576, 1_099_511_627_776),
+        "Bytes of all rooms' logs with \"memory\". When there are more, the rooms that hold most give up their oldest messages,\n\
+         though their class would keep them. `tickmesh dev` defaults to 24 MiB.",
+    ),
+    key(
         "cluster.lease_ms",
         Kind::Int(500, 600_000),
         "Length of a lease in milliseconds. A process that does not renew its lease for so long counts as gone.",
@@ -376,6 +382,25 @@ pub(super) const KEYS: &[Key] = &[
         "stores.breaker_open_ms",
         Kind::Int(10, 600_000),
         "How long it does not call the store then, in milliseconds. Doubled each time the store still fails, up to 30 times.",
+    ),
+    key(
+        "stores.memory_tick_bytes",
+        Kind::Int(1_048_576, 1_099_511_627_776),
+        "Bytes of ticks that a process keeps in memory where tdengine.dsn is empty. When there are more, the rooms that hold most\n\
+         give up their oldest ticks.",
+    ),
+    key(
+        "stores.memory_bar_bytes",
+        Kind::Int(1_048_576, 1_099_511_627_776),
+        "The same of bars: the symbols and periods that hold most give up their oldest bars, so those of longer periods stay for\n\
+         longer.",
+    ),
+    key(
+        "stores.memory_user_bytes",
+        Kind::Int(1_048_576, 1_099_511_627_776),
+        "Bytes of users' data that a process keeps in memory where postgres.url is empty. A quarter is for the audit and a quarter\n\
+         for the hits of alerts, of which the oldest go; half is for keys, watchlists and alerts, which are refused when there\n\
+         are more.",
     ),
     key(
         "postgres.url",

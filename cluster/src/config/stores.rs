@@ -47,12 +47,30 @@ pub struct TdengineConfig {
 }
 
 /// `[stores]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct StoresConfig {
     /// Failed calls in a row after which a node stops calling a store for a while.
     pub breaker_failures: u32,
     /// How long, in milliseconds. Doubled each time the store still fails, up to 30 times this value.
     pub breaker_open_ms: u64,
+    /// Bytes of ticks that are kept in this process where TDengine does not keep them.
+    pub memory_tick_bytes: usize,
+    /// The same of bars.
+    pub memory_bar_bytes: usize,
+    /// Bytes of users' data that are kept in this process where PostgreSQL does not keep them.
+    pub memory_user_bytes: usize,
+}
+
+impl Default for StoresConfig {
+    fn default() -> Self {
+        Self {
+            breaker_failures: 5,
+            breaker_open_ms: 1_000,
+            memory_tick_bytes: 16 << 20,
+            memory_bar_bytes: 4 << 20,
+            memory_user_bytes: 4 << 20,
+        }
+    }
 }
 
 /// `[market]`

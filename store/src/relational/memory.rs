@@ -1,7 +1,10 @@
 //! Users' data of a single process, gone with it: for development and tests.
 //!
-//! It keeps the newest [`MAX_AUDIT`] events of the audit; the rest has the bounds that its callers give (`most`). It must not
-//! know whether anyone else keeps the same.
+//! It is bounded in bytes. A quarter of them is for the audit, whose oldest events go; a quarter for hits, of which those users
+//! who hold most lose their oldest; half for what somebody asked to be kept, keys, revoked tokens, watchlists and alerts:
+//! what does not fit is refused. It must not know whether anyone else keeps the same.
+
+mod weight;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,33 +12,43 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
+use tickmesh_cluster::fair;
 use tickmesh_protocol::market::{AlertSpec, Symbol};
+use tickmesh_protocol::position::Epoch;
 
+use self::weight::Budget;
 use super::{
     ACKNOWLEDGED_MS, Alert, AlertState, Alerts, ApiKey, Audit, AuditEvent, Credentials, Hit, Hits,
     Relational, RevokedToken, Watchlists, rules,
 };
 use crate::StoreError;
 
-/// Events that the audit keeps; older ones go when newer come.
-pub const MAX_AUDIT: usize = 10_000;
+/// One in so many bytes of hits goes when there are too many, so that this is seldom looked for.
+const SHARE: usize = 8;
 
 /// Clones share the data.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct MemoryRelational {
     data: Arc<Mutex<Data>>,
 }
 
+/// Alert, epoch and sequence number of a hit.
+type Fired = (u64, Epoch, u64);
+
 #[derive(Debug, Default)]
 struct Data {
+    /// Of keys, revoked tokens, watchlists and alerts.
+    asked: Budget,
+    hit_bytes: Budget,
+    audit_bytes: Budget,
     keys: BTreeMap<String, ApiKey>,
     revoked: BTreeMap<String, u64>,
     watchlists: FxHashMap<String, Vec<Symbol>>,
     alerts: BTreeMap<u64, Alert>,
     newest_alert: u64,
     hits: BTreeMap<u64, KeptHit>,
-    /// Alert, epoch and sequence number of all hits.
-    fired: FxHashSet<(u64, String, u64)>,
+    /// Of all hits.
+    fired: FxHashSet<Fired>,
     newest_hit: u64,
     /// In order of time, and of coming where that is the same.
     audit: BTreeMap<(u64, u64), AuditEvent>,
@@ -51,10 +64,24 @@ struct KeptHit {
 }
 
 impl MemoryRelational {
-    /// Nothing yet.
+    /// Nothing yet, and never more than so many bytes.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(most: usize) -> Self {
+        let data = Data {
+            asked: Budget::of(most / 2),
+            hit_bytes: Budget::of(most / 4),
+            audit_bytes: Budget::of(most / 4),
+            ..Data::default()
+        };
+        Self { data: Arc::new(Mutex::new(data)) }
+    }
+
+    /// Bytes that are held, and that may be.
+    #[must_use]
+    pub fn bytes(&self) -> (usize, usize) {
+        let data = self.data.lock();
+        let all = [data.asked, data.hit_bytes, data.audit_bytes];
+        (all.iter().map(|part| part.held).sum(), all.iter().map(|part| part.most).sum())
     }
 
     /// Its ports.
@@ -71,16 +98,69 @@ impl MemoryRelational {
     }
 }
 
+impl Data {
+    /// Makes place for something that somebody asked to be kept.
+    fn ask(&mut self, bytes: usize) -> Result<(), StoreError> {
+        if !self.asked.has_room(bytes) {
+            return Err(StoreError::Refused(
+                "the memory for users' data is full (stores.memory_user_bytes)".into(),
+            ));
+        }
+        self.asked.add(bytes);
+        Ok(())
+    }
+
+    fn forget_hit(&mut self, id: u64) {
+        if let Some(kept) = self.hits.remove(&id) {
+            self.hit_bytes.take(weight::hit(&kept));
+            self.fired.remove(&fired(&kept.hit));
+        }
+    }
+
+    fn forget_hits(&mut self, which: impl Fn(&KeptHit) -> bool) {
+        let ids: Vec<u64> = self.hits.iter().filter(|(_, kept)| which(kept)).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.forget_hit(id));
+    }
+
+    /// Hits are too many: those users who have most lose their oldest.
+    fn make_room_for_hits(&mut self) {
+        let mut users: FxHashMap<String, usize> = FxHashMap::default();
+        for kept in self.hits.values() {
+            *users.entry(kept.hit.user_id.clone()).or_default() += weight::hit(kept);
+        }
+        let most = self.hit_bytes.most - self.hit_bytes.most / SHARE;
+        let level = fair::level(users.values().copied().collect(), most);
+        let mut gone = Vec::new();
+        for (id, kept) in &self.hits {
+            if let Some(held) = users.get_mut(&kept.hit.user_id).filter(|held| **held > level) {
+                *held -= weight::hit(kept);
+                gone.push(*id);
+            }
+        }
+        gone.into_iter().for_each(|id| self.forget_hit(id));
+        self.fired.shrink_to_fit();
+    }
+}
+
 #[async_trait]
 impl Credentials for MemoryRelational {
     async fn add_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         rules::key(key)?;
-        self.data.lock().keys.entry(key.id.clone()).or_insert_with(|| key.clone());
+        let mut data = self.data.lock();
+        if !data.keys.contains_key(&key.id) {
+            data.ask(weight::key(key))?;
+            data.keys.insert(key.id.clone(), key.clone());
+        }
         Ok(())
     }
 
     async fn remove_key(&self, id: &str) -> Result<bool, StoreError> {
-        Ok(self.data.lock().keys.remove(id).is_some())
+        let mut data = self.data.lock();
+        let removed = data.keys.remove(id);
+        if let Some(key) = &removed {
+            data.asked.take(weight::key(key));
+        }
+        Ok(removed.is_some())
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
@@ -90,6 +170,9 @@ impl Credentials for MemoryRelational {
     async fn revoke(&self, token: &RevokedToken) -> Result<(), StoreError> {
         rules::token(token)?;
         let mut data = self.data.lock();
+        if !data.revoked.contains_key(&token.jti) {
+            data.ask(weight::revoked(&token.jti))?;
+        }
         let expires_at = data.revoked.entry(token.jti.clone()).or_default();
         *expires_at = token.expires_at.max(*expires_at);
         Ok(())
@@ -97,7 +180,14 @@ impl Credentials for MemoryRelational {
 
     async fn revoked(&self, now: u64) -> Result<Vec<RevokedToken>, StoreError> {
         let mut data = self.data.lock();
-        data.revoked.retain(|_, expires_at| *expires_at > now);
+        let data = &mut *data;
+        data.revoked.retain(|jti, expires_at| {
+            let stays = *expires_at > now;
+            if !stays {
+                data.asked.take(weight::revoked(jti));
+            }
+            stays
+        });
         let listed = |(jti, at): (&String, &u64)| RevokedToken { jti: jti.clone(), expires_at: *at };
         Ok(data.revoked.iter().map(listed).collect())
     }
@@ -119,20 +209,29 @@ impl Watchlists for MemoryRelational {
         if held.len() >= most {
             return Ok(false);
         }
-        data.watchlists.entry(user_id.to_owned()).or_default().push(symbol.clone());
+        let places = held.len();
+        let before = if places == 0 { 0 } else { weight::watchlist(user_id, places) };
+        data.ask(weight::watchlist(user_id, places + 1) - before + weight::symbol(symbol))?;
+        let list = data.watchlists.entry(user_id.to_owned()).or_default();
+        list.reserve_exact(1);
+        list.push(symbol.clone());
         Ok(true)
     }
 
     async fn remove(&self, user_id: &str, symbol: &Symbol) -> Result<bool, StoreError> {
         let mut data = self.data.lock();
+        let data = &mut *data;
         let Some(held) = data.watchlists.get_mut(user_id) else { return Ok(false) };
-        let before = held.len();
-        held.retain(|one| one != symbol);
-        let removed = held.len() < before;
+        let Some(place) = held.iter().position(|one| one == symbol) else { return Ok(false) };
+        data.asked.take(weight::symbol(symbol) + weight::watchlist(user_id, held.len()));
+        held.remove(place);
+        held.shrink_to_fit();
         if held.is_empty() {
             data.watchlists.remove(user_id);
+        } else {
+            data.asked.add(weight::watchlist(user_id, held.len()));
         }
-        Ok(removed)
+        Ok(true)
     }
 }
 
@@ -153,15 +252,16 @@ impl Alerts for MemoryRelational {
         if data.alerts.values().filter(|alert| alert.user_id == user_id).count() >= most {
             return Ok(None);
         }
-        data.newest_alert += 1;
         let alert = Alert {
-            id: data.newest_alert,
+            id: data.newest_alert + 1,
             user_id: user_id.to_owned(),
             spec: spec.clone(),
             created_at: now,
             active: true,
             state: state.clone(),
         };
+        data.ask(weight::alert(&alert))?;
+        data.newest_alert = alert.id;
         data.alerts.insert(alert.id, alert.clone());
         Ok(Some(alert))
     }
@@ -171,9 +271,10 @@ impl Alerts for MemoryRelational {
         if data.alerts.get(&id).is_none_or(|alert| alert.user_id != user_id) {
             return Ok(false);
         }
-        data.alerts.remove(&id);
-        data.hits.retain(|_, kept| kept.hit.alert_id != id);
-        data.fired.retain(|(alert, ..)| *alert != id);
+        if let Some(alert) = data.alerts.remove(&id) {
+            data.asked.take(weight::alert(&alert));
+        }
+        data.forget_hits(|kept| kept.hit.alert_id == id);
         Ok(true)
     }
 
@@ -191,11 +292,10 @@ impl Alerts for MemoryRelational {
     async fn keep(&self, states: &[(u64, AlertState)]) -> Result<(), StoreError> {
         states.iter().try_for_each(|(_, state)| rules::state(state))?;
         let mut data = self.data.lock();
+        let data = &mut *data;
         for (id, state) in states {
-            if let Some(alert) = data.alerts.get_mut(id)
-                && rules::replaces(state, &alert.state)
-            {
-                alert.state = state.clone();
+            if let Some(alert) = data.alerts.get_mut(id) {
+                stand(&mut data.asked, alert, state);
             }
         }
         Ok(())
@@ -218,14 +318,17 @@ impl Hits for MemoryRelational {
             if !data.fired.insert(fired(hit)) {
                 continue;
             }
-            if rules::replaces(state, &alert.state) {
-                alert.state = state.clone();
-            }
+            stand(&mut data.asked, alert, state);
             alert.active = !alert.spec.once;
             data.newest_hit += 1;
             let hit = rules::hit_of(alert, hit, data.newest_hit);
-            data.hits.insert(hit.hit_id, KeptHit { hit: hit.clone(), told: false, acknowledged: None });
+            let kept = KeptHit { hit: hit.clone(), told: false, acknowledged: None };
+            data.hit_bytes.add(weight::hit(&kept));
+            data.hits.insert(hit.hit_id, kept);
             new.push(hit);
+            if data.hit_bytes.is_over() {
+                data.make_room_for_hits();
+            }
         }
         Ok(new)
     }
@@ -241,14 +344,8 @@ impl Hits for MemoryRelational {
 
     async fn acknowledge(&self, user_id: &str, hit_id: u64, now: u64) -> Result<bool, StoreError> {
         let mut data = self.data.lock();
-        let data = &mut *data;
-        data.hits.retain(|_, kept| {
-            let old = kept.acknowledged.is_some_and(|at| at + ACKNOWLEDGED_MS <= now);
-            let forgotten = old && kept.hit.user_id == user_id;
-            if forgotten {
-                data.fired.remove(&fired(&kept.hit));
-            }
-            !forgotten
+        data.forget_hits(|kept| {
+            kept.hit.user_id == user_id && kept.acknowledged.is_some_and(|at| at + ACKNOWLEDGED_MS <= now)
         });
         let kept = data.hits.get_mut(&hit_id);
         let kept = kept.filter(|kept| kept.hit.user_id == user_id && kept.acknowledged.is_none());
@@ -273,8 +370,17 @@ impl Hits for MemoryRelational {
 }
 
 /// What there is one hit of.
-fn fired(hit: &Hit) -> (u64, String, u64) {
-    (hit.alert_id, hit.position.epoch.as_str().to_owned(), hit.position.seq)
+fn fired(hit: &Hit) -> Fired {
+    (hit.alert_id, hit.position.epoch.clone(), hit.position.seq)
+}
+
+/// An alert stands so, unless what is kept is newer. Its bytes are counted, but not refused.
+fn stand(asked: &mut Budget, alert: &mut Alert, state: &AlertState) {
+    if rules::replaces(state, &alert.state) {
+        asked.take(weight::alert(alert));
+        alert.state = state.clone();
+        asked.add(weight::alert(alert));
+    }
 }
 
 #[async_trait]
@@ -284,9 +390,13 @@ impl Audit for MemoryRelational {
         for event in events {
             data.newest_event += 1;
             let place = (event.at, data.newest_event);
-            data.audit.insert(place, rules::audit_event(event));
-            if data.audit.len() > MAX_AUDIT {
-                data.audit.pop_first();
+            let event = rules::audit_event(event);
+            data.audit_bytes.add(weight::event(&event));
+            data.audit.insert(place, event);
+            while data.audit_bytes.is_over()
+                && let Some((_, oldest)) = data.audit.pop_first()
+            {
+                data.audit_bytes.take(weight::event(&oldest));
             }
         }
         Ok(())
@@ -301,12 +411,14 @@ impl Audit for MemoryRelational {
 
     async fn prune(&self, before: u64, most: usize) -> Result<u64, StoreError> {
         let mut data = self.data.lock();
+        let data = &mut *data;
         let mut pruned = 0;
         while pruned < most as u64
             && let Some(oldest) = data.audit.first_entry()
             && oldest.key().0 < before
         {
-            oldest.remove();
+            let oldest = oldest.remove();
+            data.audit_bytes.take(weight::event(&oldest));
             pruned += 1;
         }
         Ok(pruned)
@@ -314,30 +426,4 @@ impl Audit for MemoryRelational {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::relational::suite;
-
-    #[tokio::test]
-    async fn conformance() {
-        suite::run(&MemoryRelational::new().relational()).await;
-    }
-
-    #[tokio::test]
-    async fn the_audit_is_bounded() {
-        let memory = MemoryRelational::new();
-        let event = |at| AuditEvent {
-            at,
-            event: "connected".into(),
-            session_id: "s".into(),
-            user_id: "u".into(),
-            node_id: "n".into(),
-            remote: "r".into(),
-            reason: String::new(),
-        };
-        let events: Vec<_> = (0..MAX_AUDIT as u64 + 10).map(event).collect();
-        memory.record(&events).await.unwrap();
-        let kept = Audit::list(&memory, None, usize::MAX).await.unwrap();
-        assert_eq!((kept.len(), kept[MAX_AUDIT - 1].at), (MAX_AUDIT, 10));
-    }
-}
+mod tests;

@@ -80,6 +80,7 @@ fn finite(name: &str, value: f64) -> Result<(), StoreError> {
 pub(super) fn audit_text(text: &str) -> String {
     let mut text = text.replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(MAX_AUDIT_TEXT));
+    text.shrink_to_fit();
     text
 }
 

@@ -275,9 +275,10 @@ impl TimeSeries for Shared {
     async fn rows(&self, room: &RoomName, select: &Select) -> Result<Vec<Row>, StoreError> {
         let Some(sql) = read::rows_sql(room, select)? else { return Ok(Vec::new()) };
         let bytes = select.bytes();
-        let enough = |rows: &[Row]| within(rows.iter(), bytes) < rows.len();
+        let count = |rows: &[Row]| within(rows.iter().map(|row| row.message.data.get().len()), bytes);
+        let enough = |rows: &[Row]| count(rows) < rows.len();
         let mut rows = self.query_until(&sql, read::rows, enough).await?;
-        rows.truncate(within(rows.iter(), bytes));
+        rows.truncate(count(&rows));
         match select {
             Select::Seqs { .. } | Select::Newest { .. } => rows.sort_by_key(|row| (row.message.seq, row.at)),
             Select::First { .. } => {}
