@@ -5,7 +5,11 @@ use super::schema::{Key, Kind, key};
 
 /// All keys, in the order in which they are printed.
 pub(super) const KEYS: &[Key] = &[
-    key("node.listen", Kind::Address, "Address to listen on; port 0 takes any free port."),
+    key(
+        "node.listen",
+        Kind::Address,
+        "Address to listen on. A port alone (\"8080\", \":8080\", \"localhost:8080\") is one of 127.0.0.1; port 0 takes any free port.",
+    ),
     key("node.id", Kind::Name, "Name in the cluster; empty for one made at start."),
     key("node.workers", Kind::Int(0, 1_024), "Worker threads; 0 for one per core."),
     key(
