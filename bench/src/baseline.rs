@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::{Buf, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -25,9 +25,19 @@ use crate::client::accept_key;
 /// Arguments of `bench baseline`.
 #[derive(Debug, clap::Args)]
 pub struct BaselineArgs {
-    /// Address to serve; it is printed on stdout, for port 0 with the port that was found
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    /// Address to listen on, or a port of 127.0.0.1. It is printed at start; port 0 takes any free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = crate::parse_listen)]
     listen: SocketAddr,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {error}")]
+pub struct CannotListen {
+    /// The address that was given.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub error: std::io::Error,
 }
 
 const READ_SIZE: usize = 64 * 1024;
@@ -120,7 +130,8 @@ struct Publish<'a> {
 }
 
 pub(crate) async fn run(args: BaselineArgs) -> anyhow::Result<bool> {
-    let listener = TcpListener::bind(args.listen).await.context("cannot listen")?;
+    let cannot = |error| CannotListen { address: args.listen, error };
+    let listener = TcpListener::bind(args.listen).await.map_err(cannot)?;
     println!("{}", listener.local_addr()?);
     serve_all(listener).await;
     Ok(true)

@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 /// How a subscriber asked to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Delivery {
-    /// Every message, in order.
+    /// Every message, in order
     All,
-    /// The newest value; older ones may be replaced, and are counted in `conflated`.
+    /// The newest value; a message that replaced older ones counts them in "conflated"
     Latest,
 }
 

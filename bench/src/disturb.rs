@@ -28,31 +28,31 @@ const CALM: Duration = Duration::from_secs(3);
 /// The cluster and its load.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadArgs {
-    /// Nodes behind the gateway
+    /// Nodes of the cluster
     #[arg(long, value_name = "N", default_value_t = 3)]
     nodes: usize,
-    /// Subscribers, which follow one room each
+    /// Subscribers, each of one room
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     subs: usize,
     /// Rooms
     #[arg(long, value_name = "N", default_value_t = 10)]
     rooms: usize,
-    /// Messages per second over all rooms
+    /// Messages per second, all rooms together
     #[arg(long, value_name = "PER_SECOND", default_value_t = 200.0)]
     rate: f64,
-    /// Publishing clients of the gateway
+    /// Publishing connections
     #[arg(long, value_name = "N", default_value_t = 20)]
     publishers: usize,
-    /// What all clients speak
+    /// Protocol of the connections
     #[arg(long, value_enum, default_value_t = Proto::Native)]
     proto: Proto,
-    /// Clients that make requests
+    /// Connections that make requests
     #[arg(long, value_name = "N", default_value_t = 50)]
     requesters: usize,
-    /// A Redis to use, where a cluster is started; without it that is, too
+    /// Redis for the cluster that is started; without it redis-server is started too
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
-    /// Print one JSON object on stdout and nothing else there
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -60,11 +60,18 @@ pub struct LoadArgs {
 /// A cluster that runs already.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StandingArgs {
-    /// A gateway of a cluster that runs already, or what stands in front of its gateways; without it one is started
-    #[arg(long, value_name = "URL", conflicts_with = "redis")]
-    at: Option<String>,
-    /// With --at: JWT of an operator, or API key, for all clients
-    #[arg(long, requires = "at")]
+    /// A running cluster: address of a gateway, or of the load balancer in front of several. Without it a cluster is started
+    /// on this machine
+    #[arg(
+        long,
+        aliases = ["url", "to", "at"],
+        value_name = "URL",
+        conflicts_with = "redis",
+        value_parser = crate::parse_url
+    )]
+    pub(crate) via: Option<String>,
+    /// With --via: API key or JWT of an operator
+    #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true, value_parser = crate::parse_token)]
     token: Option<String>,
 }
 
@@ -74,11 +81,11 @@ pub struct RollArgs {
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
-    standing: StandingArgs,
-    /// With --at: the command that restarts a node as an operator would; $NODE is its number, from 1 to --nodes
-    #[arg(long, value_name = "COMMAND", requires = "at")]
+    pub(crate) standing: StandingArgs,
+    /// With --via: the command that restarts a node; $NODE is the node's number, from 1 to --nodes
+    #[arg(long, value_name = "COMMAND", requires = "via")]
     restart: Option<String>,
-    /// How often every node is restarted
+    /// How often each node is restarted
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
 }
@@ -89,15 +96,15 @@ pub struct KillArgs {
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
-    standing: StandingArgs,
-    /// With --at: the command that kills a node and starts it again; $NODE is its number, from 1 to --nodes
-    #[arg(long, value_name = "COMMAND", requires = "at")]
+    pub(crate) standing: StandingArgs,
+    /// With --via: the command that kills a node and starts it again; $NODE is the node's number, from 1 to --nodes
+    #[arg(long, value_name = "COMMAND", requires = "via")]
     kill: Option<String>,
     /// Time between two kills
-    #[arg(long, value_parser = crate::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "5s")]
     every: Duration,
-    /// How long
-    #[arg(long = "for", value_parser = crate::parse_duration, default_value = "2m")]
+    /// How long nodes are killed
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::parse_duration, default_value = "2m")]
     duration: Duration,
 }
 
@@ -106,10 +113,10 @@ pub struct KillArgs {
 pub struct PauseArgs {
     #[command(flatten)]
     load: LoadArgs,
-    /// How long a node stands still each time
-    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    /// How long a node is stopped each time
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "10s")]
     pause: Duration,
-    /// How often
+    /// How many times a node is stopped
     #[arg(long, value_name = "N", default_value_t = 3)]
     times: usize,
 }
@@ -119,11 +126,11 @@ pub struct PauseArgs {
 pub struct JoinArgs {
     #[command(flatten)]
     load: LoadArgs,
-    /// Percent that a node's connections may differ from the mean
+    /// How far a node's number of connections may be from the mean at the end
     #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
     spread: f64,
-    /// How long it may take until they do not
-    #[arg(long, value_parser = crate::parse_duration, default_value = "60s")]
+    /// How long it may take until all nodes are that near to the mean
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "60s")]
     within: Duration,
 }
 
@@ -132,13 +139,19 @@ pub struct JoinArgs {
 pub struct DuringArgs {
     #[command(flatten)]
     load: LoadArgs,
-    /// A gateway of the cluster, or what stands in front of its gateways
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    at: String,
-    /// JWT of an operator, or API key, for all clients
-    #[arg(long)]
+    /// The running cluster: address of a gateway, or of the load balancer in front of several
+    #[arg(
+        long,
+        aliases = ["url", "to", "at"],
+        value_name = "URL",
+        default_value = crate::USUAL,
+        value_parser = crate::parse_url
+    )]
+    pub(crate) via: String,
+    /// API key or JWT of an operator
+    #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true, value_parser = crate::parse_token)]
     token: Option<String>,
-    /// The command
+    /// The command, run by a shell
     #[arg(value_name = "COMMAND")]
     command: String,
 }
@@ -156,13 +169,13 @@ where
 /// A cluster that runs already under load.
 async fn standing_under_load<F>(
     load: LoadArgs,
-    (at, token): (String, Option<String>),
+    (via, token): (String, Option<String>),
     disturb: F,
 ) -> anyhow::Result<bool>
 where
     F: AsyncFnOnce(&mut Standing) -> anyhow::Result<()> + 'static,
 {
-    let mut target = TargetArgs::at(at, false);
+    let mut target = TargetArgs::at(via, false);
     target.token = token;
     // A published port, perhaps, or a balancer.
     target.relayed = true;
@@ -219,11 +232,12 @@ where
 /// Restarts every node in turn, some times.
 pub(crate) async fn roll(args: RollArgs) -> anyhow::Result<bool> {
     let (rounds, nodes) = (args.rounds, args.load.nodes);
-    if let Some(at) = args.standing.at {
-        let command = args.restart.context("--at needs --restart: how a node is restarted there")?;
+    if let Some(via) = args.standing.via {
+        let command =
+            args.restart.context("--via needs --restart: the command that restarts a node there")?;
         return standing_under_load(
             args.load,
-            (at, args.standing.token),
+            (via, args.standing.token),
             async move |cluster: &mut Standing| {
                 for turn in 0..rounds * nodes {
                     cluster.replace(&command, turn % nodes + 1).await?;
@@ -246,11 +260,13 @@ pub(crate) async fn roll(args: RollArgs) -> anyhow::Result<bool> {
 /// Kills a node at random, again and again.
 pub(crate) async fn kill(args: KillArgs) -> anyhow::Result<bool> {
     let (every, duration, nodes) = (args.every, args.duration, args.load.nodes);
-    if let Some(at) = args.standing.at {
-        let command = args.kill.context("--at needs --kill: how a node is killed and started there")?;
+    if let Some(via) = args.standing.via {
+        let command = args
+            .kill
+            .context("--via needs --kill: the command that kills a node there and starts it again")?;
         return standing_under_load(
             args.load,
-            (at, args.standing.token),
+            (via, args.standing.token),
             async move |cluster: &mut Standing| {
                 let end = Instant::now() + duration;
                 while Instant::now() < end {
@@ -321,7 +337,7 @@ pub(crate) async fn join(args: JoinArgs) -> anyhow::Result<bool> {
 /// Runs a command.
 pub(crate) async fn during(args: DuringArgs) -> anyhow::Result<bool> {
     let command = args.command;
-    standing_under_load(args.load, (args.at, args.token), async move |cluster: &mut Standing| {
+    standing_under_load(args.load, (args.via, args.token), async move |cluster: &mut Standing| {
         cluster.run(&command, None).await
     })
     .await

@@ -36,59 +36,59 @@ pub struct FanoutArgs {
     /// Messages per second in each room
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50.0)]
     pub(crate) rate: f64,
-    /// Publish as fast as the slowest subscriber allows
+    /// Publish as fast as the slowest subscriber receives
     #[arg(long, conflicts_with = "rate")]
     saturate: bool,
-    /// With --saturate: messages of a room that the slowest subscriber may lack
+    /// With --saturate: messages that the slowest subscriber of a room may be behind
     #[arg(long, value_name = "N", default_value_t = 64)]
     inflight: u64,
-    /// Bytes of `data` in a message
+    /// Size of a message's data
     #[arg(long, value_name = "BYTES", default_value_t = 150)]
     payload: usize,
     /// How long to measure
-    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "10s")]
     pub(crate) duration: Duration,
-    /// Load before measuring
-    #[arg(long, value_parser = crate::parse_duration, default_value = "1s")]
+    /// How long to apply the load before measuring
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "1s")]
     warmup: Duration,
-    /// How the subscribers ask to be served
+    /// Delivery that the subscribers ask for
     #[arg(long, value_enum, default_value_t = Delivery::All)]
     delivery: Delivery,
-    /// With --delivery latest: at most this many messages per second for each subscriber
+    /// With --delivery latest: most messages per second for each subscriber
     #[arg(long, value_name = "PER_SECOND")]
     max_rate: Option<f64>,
     /// Publishing connections
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) publishers: usize,
-    /// Allow the server to put several notifications into a frame
+    /// Allow several notifications in one frame (batch=1)
     #[arg(long)]
     batch: bool,
     /// Additional subscribers that never read
     #[arg(long, value_name = "N", default_value_t = 0)]
     slow: usize,
-    /// Additional subscribers that read one byte a second
+    /// Additional subscribers that read one byte per second
     #[arg(long, value_name = "N", default_value_t = 0)]
     trickle: usize,
-    /// Additional subscribers to the latest value that read a part of what they would need to
+    /// Additional subscribers to the latest value that read slower than they need to
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["saturate", "no_publish"])]
     pub(crate) lagging: usize,
-    /// With --lagging: that part
+    /// With --lagging: the part of the needed speed at which they read, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     lagging_share: f64,
-    /// Additional subscribers that are all dropped half-way, and return at once
+    /// Additional subscribers that all disconnect half-way through and reconnect at once
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["saturate", "no_publish"])]
     returning: usize,
-    /// Only subscribe: somebody else publishes. Prints `subscribed: N` when ready, on stderr with --json
+    /// Only subscribe; another program publishes. Prints "subscribed: N" when ready, on stderr with --json
     #[arg(long, requires_all = ["room", "messages"])]
     no_publish: bool,
-    /// With --no-publish: the room
+    /// With --no-publish: the room to subscribe to
     #[arg(long, value_name = "ROOM", requires = "no_publish")]
     room: Option<String>,
-    /// With --no-publish: how many messages every subscriber must receive
+    /// With --no-publish: messages that every subscriber must receive
     #[arg(long, value_name = "N", requires = "no_publish")]
     messages: Option<u64>,
-    /// How long to wait for the last message; with --no-publish, for all of them (60 s unless given)
-    #[arg(long, value_parser = crate::parse_duration)]
+    /// How long to wait for the last message (10s by default), or with --no-publish for all of them (60s)
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration)]
     timeout: Option<Duration>,
     /// Ends the measurement before its time.
     #[arg(skip)]
@@ -105,7 +105,7 @@ impl Default for FanoutArgs {
     /// As on a command line that names nothing.
     fn default() -> Self {
         Self {
-            target: TargetArgs::at("ws://127.0.0.1:8080".into(), false),
+            target: TargetArgs::at(crate::USUAL.into(), false),
             subs: 1000,
             rooms: 1,
             rate: 50.0,

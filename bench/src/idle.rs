@@ -19,21 +19,21 @@ use crate::scan::{self, Item};
 #[derive(Debug, clap::Args)]
 pub struct IdleArgs {
     #[command(flatten)]
-    target: TargetArgs,
+    pub(crate) target: TargetArgs,
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 5000)]
     conns: usize,
-    /// Room that each connection subscribes to
+    /// Room that every connection subscribes to
     #[arg(long, value_name = "ROOM", default_value = "bench_idle")]
     subscribe: String,
-    /// Only connect, without a subscription
+    /// Connect without subscribing
     #[arg(long)]
     no_subscribe: bool,
-    /// How long to hold the connections before the memory is read
-    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    /// How long to hold the connections before the server's memory is read
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "10s")]
     hold: Duration,
     /// How long to wait for the last subscription
-    #[arg(long, value_parser = crate::parse_duration, default_value = "30s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "30s")]
     timeout: Duration,
 }
 

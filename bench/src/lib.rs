@@ -12,6 +12,7 @@
 //!
 //! It must not know how the server works inside: what it reports comes from the wire and from `/proc`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -45,7 +46,7 @@ mod soak;
 mod stalled;
 mod subscriber;
 
-pub use baseline::BaselineArgs;
+pub use baseline::{BaselineArgs, CannotListen};
 pub use disturb::{DuringArgs, JoinArgs, KillArgs, LoadArgs, PauseArgs, RollArgs, StandingArgs};
 pub use fanout::FanoutArgs;
 pub use idle::IdleArgs;
@@ -56,53 +57,80 @@ pub use soak::SoakArgs;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Closed-loop `echo` requests: answers per second, latency, success ratio
+    /// Measure echo requests: answers per second, latency, success ratio
     Rpc(RpcArgs),
-    /// Publish to subscribers: deliveries per second, latency, and whether every message came exactly once in order
+    /// Measure publishing to subscribers: deliveries per second, latency; check that no message is lost, doubled or out of order
     Fanout(FanoutArgs),
-    /// Closed-loop publishes: accepted per second, latency, and whether every `seq` was given once and in order
+    /// Measure publishing alone: messages accepted per second, latency; check their sequence numbers
     Publish(PublishArgs),
-    /// Connections that do nothing: memory per connection, connects per second
+    /// Measure idle connections: memory per connection, connects per second
     Idle(IdleArgs),
-    /// Mixed load for hours: whether the server's memory, file descriptors and threads stay as they are
+    /// Apply mixed load for hours; check that the server's memory, open files and threads do not grow
     Soak(SoakArgs),
-    /// Starts a cluster, or takes one that runs, restarts its nodes in turn under load, and checks every message at every client
+    /// Restart the nodes of a cluster in turn under load; check every message at every subscriber
     Roll(RollArgs),
-    /// Starts a cluster, or takes one that runs, kills its nodes at random under load, and checks every message at every client
+    /// Kill nodes of a cluster at random under load; check every message at every subscriber
     Kill(KillArgs),
-    /// Starts a cluster, stops its nodes' processes for a while (SIGSTOP) under load, and checks the same
+    /// Stop nodes of a cluster for a while (SIGSTOP) under load; check every message at every subscriber
     Pause(PauseArgs),
-    /// Starts a cluster, adds a node under load, checks the same, and that connections move to it
+    /// Add a node to a cluster under load; check every message at every subscriber, and that connections move to the new node
     Join(JoinArgs),
-    /// Runs a command, that scales a running cluster, say, under load, and checks every message at every client
+    /// Run a command under load, such as one that scales a cluster; check every message at every subscriber
     During(DuringArgs),
-    /// Serve the bare minimum, one write per delivery: the floor to compare a server with
+    /// Serve with one write per delivery and nothing else: the least a server can cost, to compare one with
     Baseline(BaselineArgs),
 }
 
-/// Which server is measured, and how the result is told.
+impl Command {
+    /// Addresses of the servers that must run before it begins; none where it starts its own.
+    #[must_use]
+    pub fn servers(&self) -> &[String] {
+        match self {
+            Self::Rpc(args) => &args.target.via,
+            Self::Fanout(args) => &args.target.via,
+            Self::Publish(args) => &args.target.via,
+            Self::Idle(args) => &args.target.via,
+            Self::Soak(args) => &args.target.via,
+            Self::Roll(args) => args.standing.via.as_slice(),
+            Self::Kill(args) => args.standing.via.as_slice(),
+            Self::During(args) => std::slice::from_ref(&args.via),
+            Self::Pause(_) | Self::Join(_) | Self::Baseline(_) => &[],
+        }
+    }
+}
+
+/// Where a server listens unless it is told otherwise.
+const USUAL: &str = "http://127.0.0.1:8080";
+
+/// Which server is measured, and how the result is reported.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TargetArgs {
-    /// Server under test, ws:// or http://; repeat it to spread the connections over several nodes
-    #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8080")]
-    urls: Vec<String>,
-    /// JWT, sent in the Authorization header
-    #[arg(long)]
+    /// The server to measure: address of a node or gateway. Repeat it to spread the connections over several
+    #[arg(
+        long,
+        aliases = ["url", "to", "at"],
+        value_name = "URL",
+        default_value = USUAL,
+        value_parser = parse_url
+    )]
+    via: Vec<String>,
+    /// API key or JWT of a user who may publish
+    #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true, value_parser = parse_token)]
     token: Option<String>,
-    /// What the connections speak
+    /// Protocol of the connections
     #[arg(long, value_enum, default_value_t = Proto::Native)]
     proto: Proto,
-    /// Process whose CPU time and memory are reported; found by the listening port when the address is local. Repeat
-    /// it to sum several
+    /// Process of the server, whose CPU time and memory are reported. Found by the port if the server is on this machine.
+    /// Repeat it to add up several
     #[arg(long = "pid", value_name = "PID")]
     pids: Vec<i32>,
     /// What listens at the address is not the server, but stands in front of it: its figures are none of the server's.
     #[arg(skip)]
     relayed: bool,
-    /// How many connections are being opened at a time
+    /// Connections that are opened at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
-    /// Print one JSON object on stdout and nothing else there
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -111,7 +139,7 @@ impl TargetArgs {
     /// One address, with the defaults for the rest.
     fn at(url: String, json: bool) -> Self {
         Self {
-            urls: vec![url],
+            via: vec![url],
             token: None,
             proto: Proto::Native,
             pids: Vec::new(),
@@ -150,6 +178,32 @@ pub fn run(command: Command) -> anyhow::Result<bool> {
     }
 }
 
+/// Accepts an address that a measurement can connect to.
+fn parse_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("ws://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(['/', '?', ':']) => Ok(text.to_owned()),
+        _ => Err("expected a URL such as http://127.0.0.1:8080; https:// is not supported here".into()),
+    }
+}
+
+/// A token that comes out of a file often ends with a line break.
+fn parse_token(text: &str) -> Result<String, String> {
+    let token = text.trim();
+    let good = token.bytes().all(|byte| !byte.is_ascii_control());
+    if good { Ok(token.to_owned()) } else { Err("it has a character that no token has".into()) }
+}
+
+/// Reads an address to listen on, as nodes and gateways do: with an IP address, or a port of 127.0.0.1.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+    let local = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten();
+    match local {
+        Some(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        None => text.parse().map_err(|_| "expected an IP address and port, or a port of 127.0.0.1".into()),
+    }
+}
+
 /// Parses a duration such as `500ms`, `10s` or `2m`; a bare number is seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -184,7 +238,7 @@ mod tests {
             .build_local(tokio::runtime::LocalOptions::default())?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-            let line = format!("bench {line} --json --url ws://{}", listener.local_addr()?);
+            let line = format!("bench {line} --json --via ws://{}", listener.local_addr()?);
             tokio::task::spawn_local(baseline::serve_all(listener));
             match Cli::try_parse_from(line.split(' '))?.command {
                 Command::Rpc(args) => rpc::run(args).await,
@@ -236,6 +290,38 @@ mod tests {
         ];
         for line in lines {
             assert!(against_baseline(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_tokens_are_refused_before_anything_is_tried() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.command);
+        for flag in ["--via", "--url", "--to", "--at"] {
+            for line in
+                ["rpc", "fanout", "publish", "idle", "soak", "roll --restart x", "kill --kill x", "during x"]
+            {
+                let given = parse(&format!("bench {line} {flag} http://h:1")).unwrap();
+                assert_eq!(given.servers(), ["http://h:1"], "{line} {flag}");
+                for bad in ["h:1", "https://h", "http://", "ftp://h"] {
+                    assert!(parse(&format!("bench {line} {flag} {bad}")).is_err(), "{line} {flag} {bad}");
+                }
+            }
+        }
+        assert!(parse("bench roll").unwrap().servers().is_empty(), "it starts its own");
+        assert_eq!(parse_token("from.a.file\n").as_deref(), Ok("from.a.file"));
+        assert!(parse_token("two\nlines").is_err());
+    }
+
+    #[test]
+    fn the_baseline_listens_where_servers_would() {
+        for text in ["9000", ":9000", "localhost:9000", "127.0.0.1:9000"] {
+            assert_eq!(
+                parse_listen(text).map(|address| address.to_string()).as_deref(),
+                Ok("127.0.0.1:9000")
+            );
+        }
+        for bad in ["", ":", "nowhere", "localhost", "65536", "+1"] {
+            assert!(parse_listen(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -16,8 +16,8 @@ pub(crate) type Errors = BTreeMap<String, u64>;
 
 /// Resolves the addresses of all nodes under test.
 pub(crate) async fn resolve(args: &TargetArgs, batch: bool) -> anyhow::Result<Vec<Target>> {
-    let mut targets = Vec::with_capacity(args.urls.len());
-    for url in &args.urls {
+    let mut targets = Vec::with_capacity(args.via.len());
+    for url in &args.via {
         targets.push(Target::resolve(url, args.token.as_deref(), batch, args.proto).await?);
     }
     Ok(targets)

@@ -25,30 +25,30 @@ const PUBLISH_PATH: &str = "/api/v1/publish";
 #[derive(Debug, clap::Args)]
 pub struct PublishArgs {
     #[command(flatten)]
-    target: TargetArgs,
+    pub(crate) target: TargetArgs,
     /// Publishing connections
     #[arg(long, value_name = "N", default_value_t = 4)]
     publishers: usize,
-    /// Messages that a publisher sends at a time; the next are sent when all are answered
+    /// Messages that a publisher sends at a time; the next follow when all are answered
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
-    /// Rooms that every publisher's messages take turns in
+    /// Rooms, which every publisher publishes into in turn
     #[arg(long, value_name = "N", default_value_t = 20)]
     rooms: usize,
-    /// Bytes of `data` in a message
+    /// Size of a message's data
     #[arg(long, value_name = "BYTES", default_value_t = 150)]
     payload: usize,
     /// How long to measure
-    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "10s")]
     duration: Duration,
-    /// Load before measuring
-    #[arg(long, value_parser = crate::parse_duration, default_value = "1s")]
+    /// How long to apply the load before measuring
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "1s")]
     warmup: Duration,
-    /// POST every batch to /api/v1/publish on a keep-alive connection, instead of using the WebSocket
+    /// Publish by POST /api/v1/publish on keep-alive connections instead of WebSockets
     #[arg(long)]
     http: bool,
     /// How long to wait for the last answers
-    #[arg(long, value_parser = crate::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "5s")]
     timeout: Duration,
 }
 

@@ -21,27 +21,27 @@ use crate::scan::{self, Item, Scanner};
 #[derive(Debug, clap::Args)]
 pub struct RpcArgs {
     #[command(flatten)]
-    target: TargetArgs,
+    pub(crate) target: TargetArgs,
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 100)]
     conns: usize,
     /// How long to measure
-    #[arg(long, value_parser = crate::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "10s")]
     duration: Duration,
-    /// Load before measuring
-    #[arg(long, value_parser = crate::parse_duration, default_value = "2s")]
+    /// How long to apply the load before measuring
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "2s")]
     warmup: Duration,
-    /// Send this many requests in all, instead of for a time and after a warm-up
+    /// Send this many requests and stop, without a warm-up
     #[arg(long, value_name = "N")]
     requests: Option<u64>,
-    /// Bytes of text in the payload of a request
+    /// Size of a request's payload
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     payload: usize,
-    /// Requests under way on a connection
+    /// Requests of a connection that are under way at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
     inflight: usize,
     /// How long to wait for the last answers
-    #[arg(long, value_parser = crate::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::parse_duration, default_value = "5s")]
     timeout: Duration,
 }
 

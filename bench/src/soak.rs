@@ -44,26 +44,26 @@ type Figure = fn(&Figures) -> f64;
 #[derive(Debug, clap::Args)]
 pub struct SoakArgs {
     #[command(flatten)]
-    target: TargetArgs,
-    /// How long
-    #[arg(long = "for", value_parser = crate::parse_duration, default_value = "1h")]
+    pub(crate) target: TargetArgs,
+    /// How long to apply the load
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::parse_duration, default_value = "1h")]
     duration: Duration,
-    /// Subscribers that stay
+    /// Subscribers that stay connected
     #[arg(long, value_name = "N", default_value_t = 300)]
     subs: usize,
-    /// Rooms that they are spread over
+    /// Rooms that the subscribers are spread over
     #[arg(long, value_name = "N", default_value_t = 10)]
     rooms: usize,
     /// Messages per second in each room
     #[arg(long, value_name = "PER_SECOND", default_value_t = 20.0)]
     rate: f64,
-    /// Subscribers to the latest value that read a tenth of what they would need to
+    /// Subscribers to the latest value that read at a tenth of the speed they need
     #[arg(long, value_name = "N", default_value_t = 20)]
     lagging: usize,
-    /// Clients that make requests
+    /// Connections that make requests
     #[arg(long, value_name = "N", default_value_t = 20)]
     requesters: usize,
-    /// Clients that come and go, half of them by Socket.IO
+    /// Clients that connect, publish and disconnect again and again, half of them by Socket.IO
     #[arg(long, value_name = "N", default_value_t = 40)]
     coming: usize,
 }
@@ -90,7 +90,7 @@ pub(crate) async fn run(args: SoakArgs) -> anyhow::Result<bool> {
         bail!("the server's process is not to be seen: give its --pid, on this machine");
     };
     let mut socketio = Vec::new();
-    for url in &args.target.urls {
+    for url in &args.target.via {
         let root = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
         let root = format!("ws://{}", root.split(['/', '?']).next().unwrap_or(root));
         socketio.push(Target::resolve(&root, args.target.token.as_deref(), false, Proto::Socketio).await?);

@@ -8,7 +8,7 @@ use awc::http::{Method, StatusCode};
 use serde_json::Value;
 use tickmesh_edge::tls::Connector;
 
-use crate::args::Via;
+use crate::args::Trusted;
 use crate::config::Unusable;
 
 /// Longest answer that is read, in bytes.
@@ -35,20 +35,20 @@ impl Api {
     ///
     /// # Errors
     /// When the flags cannot be used.
-    pub(crate) fn via(via: &Via, patience: Duration) -> anyhow::Result<Self> {
-        let url = via.via.trim_end_matches('/');
+    pub(crate) fn via(args: &Trusted, patience: Duration) -> anyhow::Result<Self> {
+        let url = args.server.via.trim_end_matches('/');
         let mut connector = awc::Connector::new();
         if url.starts_with("https://") {
-            let tls = match &via.ca {
+            let tls = match &args.ca {
                 Some(ca) => Connector::new(ca).map_err(|error| Unusable(format!("--ca: {error}")))?,
                 None => Connector::web()?,
             };
             connector = connector.rustls_0_23(tls.config());
         } else if !url.starts_with("http://") {
-            bail!(Unusable(format!("--via: {url:?} begins with neither http:// nor https://")));
+            bail!(Unusable(format!("--via {url}: expected a URL such as http://127.0.0.1:8080")));
         }
         let client = awc::Client::builder().connector(connector.timeout(patience)).timeout(patience).finish();
-        Self::new(url.to_owned(), via.token.clone(), client)
+        Self::new(url.to_owned(), args.server.token.clone(), client)
     }
 
     /// By a client of one's own.
@@ -57,7 +57,7 @@ impl Api {
     /// When the token cannot be sent.
     pub(crate) fn new(url: String, token: Option<String>, client: awc::Client) -> anyhow::Result<Self> {
         if token.as_ref().is_some_and(|token| HeaderValue::from_str(token).is_err()) {
-            bail!(Unusable("--token: it has a character that no token has".into()));
+            bail!(Unusable("--token (or TICKMESH_TOKEN): it has a character that no token has".into()));
         }
         Ok(Self { url, token, client })
     }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use tickmesh_cluster::config::listen_address;
 
 use crate::top::Column;
 
 /// A realtime push cluster for market data.
 ///
-/// Without a command it is `tickmesh dev`: everything in one process, with a demo feed.
+/// Without a command it runs `tickmesh dev`: a whole cluster in one process, with a demo feed.
 #[derive(Debug, Parser)]
 #[command(name = "tickmesh", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -20,31 +21,31 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A gateway and nodes in this process, with a demo feed and pages that show it
+    /// Run a gateway and nodes in one process, with a demo feed, for development
     Dev(DevArgs),
-    /// One node; or drains one
+    /// Run a node; with a command, drain or resume one
     Node(NodeArgs),
-    /// A gateway: holds clients' connections while the nodes behind it change
+    /// Run a gateway, which holds clients' connections while the nodes behind it change
     Gateway(GatewayArgs),
-    /// Asks a node or gateway on this machine whether it is alive, for health checks; 1 if it is not
+    /// Ask the node or gateway on this machine whether it is alive, for health checks; exit status 1 if it is not
     Health(HealthArgs),
-    /// Shows a running cluster
+    /// Show the nodes and gateways of a cluster
     Cluster {
         #[command(subcommand)]
         what: ClusterCommand,
     },
-    /// Watches a running cluster
+    /// Watch a cluster in the terminal
     Top(TopArgs),
-    /// Measures a running server, and checks what it delivers
+    /// Measure a server under load, and check what it delivers
     Bench {
         #[command(subcommand)]
         what: tickmesh_bench::Command,
     },
-    /// Publishes a file of ticks in its own timing
+    /// Publish ticks from a file in their original timing
     Feed(FeedArgs),
-    /// Makes a JSON Web Token
+    /// Make a JSON Web Token for a user
     Token(TokenArgs),
-    /// Shows and checks configurations
+    /// Show or check the configuration
     Config {
         #[command(subcommand)]
         what: ConfigCommand,
@@ -53,16 +54,16 @@ pub(crate) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DevArgs {
-    /// Address of the gateway; nodes are on any ports
-    #[arg(long, value_name = "ADDR")]
+    /// Address to listen on, or a port of 127.0.0.1. The nodes behind the gateway take any free ports
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// How many nodes
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Number of nodes, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
-    /// Where messages are kept and shared: memory, or redis://HOST:PORT
+    /// Where messages are kept: memory, or redis://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub(crate) broker: Option<String>,
-    /// Without the demo feed
+    /// Do not publish the demo feed
     #[arg(long)]
     pub(crate) no_feed: bool,
     /// Configuration file
@@ -83,7 +84,7 @@ pub(crate) struct NodeArgs {
     pub(crate) command: Option<NodeCommand>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Serves the test server of a protocol's documents instead, in memory and for anybody
+    /// Run the test server that a protocol's documents describe, in memory and open to anyone, for conformance suites
     #[arg(long, value_name = "PROTOCOL")]
     pub(crate) conformance: Option<Conformance>,
 }
@@ -96,53 +97,61 @@ pub(crate) enum Conformance {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Moves a node's clients elsewhere, and gives it no more
+    /// Move a node's clients to other nodes, and let it take no more
     Drain(DrainArgs),
-    /// Gives a drained node clients again
+    /// Let a drained node take clients again
     Resume {
-        /// Its name in the cluster
+        /// Name of the node in the cluster
         id: String,
         #[command(flatten)]
-        via: Via,
+        server: Trusted,
     },
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DrainArgs {
-    /// Its name in the cluster
+    /// Name of the node in the cluster
     #[arg(required_unless_present = "own")]
     pub(crate) id: Option<String>,
     #[command(flatten)]
-    pub(crate) via: Via,
-    /// The node whose configuration this is, reached where it listens, with a key from there: for what stops a container
+    pub(crate) server: Trusted,
+    /// Drain the node of this machine's configuration, with a key from there; for hooks that stop a container
     #[arg(long = "self", conflicts_with_all = ["id", "via", "ca"])]
     pub(crate) own: bool,
-    /// With --self, its configuration file
+    /// With --self: configuration file of the node
     #[arg(long, value_name = "FILE", requires = "own")]
     pub(crate) config: Option<PathBuf>,
-    /// Waits until it has no more connections, so long at most, such as 1m
+    /// Wait until the node has no connections, for this time at most, such as 1m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) wait: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Its nodes and gateways, and how they do
+    /// List nodes and gateways with their connections, CPU and memory
     Status {
         #[command(flatten)]
-        via: Via,
+        server: Trusted,
     },
 }
 
+/// Which server a command talks to, and by whose right.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Via {
-    /// Any node or gateway
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+pub(crate) struct Server {
+    /// Address of any node or gateway of the cluster
+    #[arg(long, aliases = ["to", "url", "at"], value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub(crate) via: String,
-    /// API key or JWT of an operator
+    /// API key or JWT
     #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// Authorities in PEM that a https:// URL is trusted by, in place of those of the web
+}
+
+/// A server that may be reached by TLS.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Trusted {
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// For https://, the certificate authorities to trust, in PEM, instead of the public ones
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 }
@@ -150,17 +159,17 @@ pub(crate) struct Via {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TopArgs {
     #[command(flatten)]
-    pub(crate) via: Via,
-    /// Time from one look to the next, 100ms or longer
+    pub(crate) server: Trusted,
+    /// Time between two updates, 100ms or longer
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub(crate) interval: Duration,
-    /// Prints one block of plain lines and ends
+    /// Print the state once, as plain lines, and exit
     #[arg(long)]
     pub(crate) once: bool,
-    /// What nodes and gateways are sorted by
-    #[arg(long, value_enum, default_value_t = Column::Kind)]
+    /// Column to sort nodes and gateways by
+    #[arg(long, value_enum, value_name = "COLUMN", default_value_t = Column::Kind)]
     pub(crate) sort: Column,
-    /// The other way round
+    /// Sort in reverse
     #[arg(long)]
     pub(crate) reverse: bool,
 }
@@ -174,13 +183,13 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ServerArgs {
-    /// Address to listen on
-    #[arg(long, value_name = "ADDR")]
+    /// Address to listen on, such as 0.0.0.0:8080, or a port of 127.0.0.1 [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Name in the cluster
+    /// Name in the cluster; one is made if it is not given
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Where messages are kept and shared: memory, or redis://HOST:PORT
+    /// Where messages are kept: memory, or redis://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub(crate) broker: Option<String>,
     /// Configuration file
@@ -203,67 +212,63 @@ impl ServerArgs {
 pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Also serves the market page, at /. It shows what anybody may see with auth.anonymous = "full"
+    /// Serve the market page at /. It shows rooms that may be read without a token (auth.anonymous = "full")
     #[arg(long)]
     pub(crate) page: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct HealthArgs {
-    /// Whether it takes clients, which it does not while it drains or Redis is away
+    /// Ask whether it takes clients; while it drains or Redis is away it does not
     #[arg(long)]
     pub(crate) ready: bool,
-    /// Where it listens
-    #[arg(long, value_name = "ADDR")]
+    /// Address it listens on, or a port of 127.0.0.1 [default: that of the configuration]
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Its configuration file
+    /// Configuration file of the node or gateway
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FeedArgs {
-    /// CSV with the columns ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume
+    /// CSV file with the columns ts_ms,symbol,exchange,event,price,volume,bid_price,bid_volume,ask_price,ask_volume
     #[arg(long, value_name = "FILE", required_unless_present = "demo")]
     pub(crate) file: Option<PathBuf>,
-    /// The recorded quotes that `tickmesh dev` shows, instead of a file
+    /// Publish the recorded quotes of `tickmesh dev` instead of a file
     #[arg(long, conflicts_with = "file")]
     pub(crate) demo: bool,
-    /// How many times faster than it happened; 0 for as fast as possible
-    #[arg(long, default_value_t = 1.0)]
+    /// Speed relative to the original timing; 0 publishes as fast as possible
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub(crate) speed: f64,
-    /// Starts over at the end, until stopped; the times of further rounds go on behind those of the file
+    /// Start over at the end of the file, until stopped; the times of each round follow those of the round before
     #[arg(long = "loop")]
     pub(crate) looped: bool,
-    /// A node or gateway
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub(crate) to: String,
-    /// API key or JWT that may publish
-    #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
-    /// Neither progress nor summary; rows that are skipped are still named
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// Print no progress and no summary; skipped rows are still reported
     #[arg(long)]
     pub(crate) quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TokenArgs {
-    /// Whose token it is: the claim sub
+    /// User id, the claim "sub"
     #[arg(long)]
     pub(crate) user: String,
-    /// What it makes its bearer
+    /// Role of the user
     #[arg(long, value_enum, default_value_t = RoleArg::User)]
     pub(crate) role: RoleArg,
-    /// HS256 secret; without it auth.jwt_secret of the configuration
+    /// Secret to sign with (HS256) [default: auth.jwt_secret of the configuration]
     #[arg(long, hide_env_values = true)]
     pub(crate) secret: Option<String>,
-    /// How long it is valid, such as 1h or 30d
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h")]
+    /// How long the token is valid, such as 1h or 30d
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(crate) expires: Duration,
-    /// A room, or a prefix with *, that it may subscribe to beyond what the classes allow; can be repeated
+    /// Room, or a prefix followed by *, that the user may subscribe to in addition to what room classes allow. Can be repeated
     #[arg(long, value_name = "ROOM")]
     pub(crate) subscribe: Vec<String>,
-    /// A room, or a prefix with *, that it may publish into; can be repeated
+    /// Room, or a prefix followed by *, that the user may publish into. Can be repeated
     #[arg(long, value_name = "ROOM")]
     pub(crate) publish: Vec<String>,
     /// Configuration file
@@ -273,21 +278,24 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum RoleArg {
+    /// Subscribes and makes requests
     User,
+    /// May do everything
     Operator,
+    /// Also publishes, and reads the HTTP API
     Publisher,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Prints all keys with their defaults and documentation
+    /// Print all keys with their defaults and documentation, as TOML
     Default,
-    /// Checks a file, with the environment over it
+    /// Check a configuration file together with the environment
     Check {
         /// Configuration file
         file: PathBuf,
     },
-    /// Prints what a node would use; secrets are masked
+    /// Print the configuration that a node would use, and where each value comes from; secrets are masked
     Effective {
         /// Configuration file
         #[arg(long, value_name = "FILE")]

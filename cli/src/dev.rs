@@ -1,5 +1,7 @@
 //! `tickmesh dev`: a gateway and nodes in this process, the demo feed, and pages that show it.
 
+mod banner;
+
 use std::net::SocketAddr;
 
 use tickmesh_cluster::config::{Config, Secret};
@@ -9,6 +11,7 @@ use tickmesh_node::Node;
 
 use crate::args::DevArgs;
 use crate::{config, feed, serve};
+use banner::Banner;
 
 /// Serves until a signal, then drains. The gateway listens where the configuration says, the nodes on any ports.
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
@@ -42,25 +45,21 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         let id = format!("{name}-gateway");
         let gateway = Gateway::start(config, &id, cluster.seat(&id), tickmesh_web::market)?;
         let mut nodes = Vec::new();
-        let inside = inside(config);
+        let mut inside = inside(config);
         let stores = serve::stores(config, &name)?;
         for n in 1..=args.nodes {
             let id = format!("{name}-{n}");
             let node = Node::start(&inside, &id, cluster.seat(&id), stores.clone(), |_| {})?;
             node.joined(serve::PATIENCE).await;
             nodes.push(node);
+            // Only one can listen there. The others serve their counters where they listen.
+            inside.server.metrics_listen = None;
         }
         let lives = nodes.iter().map(|node: &Node| node.live().clone());
         hangups.reload(loaded, load, lives.chain([gateway.live().clone()]).collect());
         gateway.joined(serve::PATIENCE).await;
         let url = serve::url(config, gateway.address());
-        println!("{url}  <- open this in a browser");
-        if config.dashboard.enabled {
-            println!("{url}/dashboard  the cluster, live");
-        }
-        for node in &nodes {
-            println!("http://{}  a node behind it", node.address());
-        }
+        print!("{}", Banner { url: &url, listening: gateway.address(), config });
         // Through a node, so that it is counted as what others publish.
         let publisher = nodes.first().filter(|_| !args.no_feed).map(Node::publisher);
         let feeding = publisher.map(|publisher| actix_rt::spawn(feed::demo(publisher)));

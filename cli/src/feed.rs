@@ -44,7 +44,7 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
     };
     // Recorded once, the demo's happen now.
     let times = if args.demo { Times::Now } else { Times::File };
-    let mut sink = HttpSink::new(&args.to, args.token.as_deref())?;
+    let mut sink = HttpSink::new(&args.server.via, args.server.token.as_deref())?;
     actix_rt::System::new().block_on(async {
         let stop = StopSignals::new()?;
         let bar = if args.quiet { ProgressBar::hidden() } else { progress(ticks.good.len() as u64) };

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::Api;
 use crate::args::{ClusterCommand, DrainArgs, NodeCommand};
 use crate::config::{self, Unusable};
-use crate::token;
+use crate::{reach, token};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -27,15 +27,21 @@ pub(crate) fn node(command: &NodeCommand) -> anyhow::Result<()> {
     actix_rt::System::new().block_on(async {
         match command {
             NodeCommand::Drain(args) => drain(args).await,
-            NodeCommand::Resume { id, via } => tell(&Api::via(via, PATIENCE)?, id, "resume").await,
+            NodeCommand::Resume { id, server } => {
+                let api = Api::via(server, PATIENCE)?;
+                reach::first(api.url(), tell(&api, id, "resume")).await?
+            }
         }
     })
 }
 
-/// Tells who is in the cluster, and how they do.
+/// Lists the members of the cluster with their load.
 pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
-    let ClusterCommand::Status { via } = command;
-    let asking = async { Api::via(via, PATIENCE)?.ask(Method::GET, "/api/v1/cluster").await };
+    let ClusterCommand::Status { server } = command;
+    let asking = async {
+        let api = Api::via(server, PATIENCE)?;
+        reach::first(api.url(), api.ask(Method::GET, "/api/v1/cluster")).await?
+    };
     let answer = actix_rt::System::new().block_on(asking)?;
     println!(
         "{:<24} {:<8} {:<22} {:>11} {:>6} {:>9} {:<8} state",
@@ -62,10 +68,18 @@ pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
 
 async fn drain(args: &DrainArgs) -> anyhow::Result<()> {
     let (api, id) = match &args.id {
-        Some(id) => (Api::via(&args.via, PATIENCE)?, id.clone()),
-        None => own(args)?,
+        Some(id) => {
+            let api = Api::via(&args.server, PATIENCE)?;
+            reach::first(api.url(), tell(&api, id, "drain")).await??;
+            (api, id.clone())
+        }
+        // Nobody else can be named here.
+        None => {
+            let (api, id) = own(args)?;
+            tell(&api, &id, "drain").await?;
+            (api, id)
+        }
     };
-    tell(&api, &id, "drain").await?;
     let Some(patience) = args.wait else { return Ok(()) };
     let end = Instant::now() + patience;
     loop {
@@ -112,7 +126,7 @@ fn own(args: &DrainArgs) -> anyhow::Result<(Api, String)> {
         let connector = awc::Connector::new().rustls_0_23(tls);
         (format!("https://{}", config.cluster.advertise), builder.connector(connector).finish())
     };
-    let token = match &args.via.token {
+    let token = match &args.server.server.token {
         Some(token) => Some(token.clone()),
         None => operator(&config, args.wait.unwrap_or_default())?,
     };

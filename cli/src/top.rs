@@ -25,6 +25,7 @@ pub(crate) use columns::Column;
 
 use crate::api::Api;
 use crate::args::TopArgs;
+use crate::reach;
 use columns::Sorting;
 use model::{Liveness, Model};
 use plain::Plain;
@@ -37,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn run(args: &TopArgs) -> anyhow::Result<()> {
     let sorting = Sorting { column: args.sort, reversed: args.reverse };
     actix_rt::System::new().block_on(async {
-        let api = Api::via(&args.via, PATIENCE)?;
+        let api = Api::via(&args.server, PATIENCE)?;
         if args.once || !io::stdout().is_terminal() {
             lines(&api, args, sorting).await
         } else {
@@ -56,7 +57,8 @@ async fn lines(api: &Api, args: &TopArgs, sorting: Sorting) -> anyhow::Result<()
     let mut answered = false;
     loop {
         times.tick().await;
-        match watch::look(api, members).await {
+        let look = watch::look(api, members);
+        match if args.once { reach::first(api.url(), look).await? } else { look.await } {
             Ok(answers) => {
                 answered = true;
                 let told_at = now();

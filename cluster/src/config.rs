@@ -41,7 +41,7 @@ pub use observe::{LogConfig, LogFormat, OtlpConfig};
 pub use origin::{Origin, Origins};
 pub use stores::{MarketConfig, PostgresConfig, RecorderConfig, StoresConfig, TdengineConfig, UsersConfig};
 pub use tuning::{MemoryConfig, RateConfig, TuningConfig};
-pub use values::{BrokerUrl, Secret};
+pub use values::{BadListenAddress, BrokerUrl, Secret, listen_address};
 use values::{optional_address, optional_path};
 
 /// Everything that can be configured. `tickmesh config default` prints it with its documentation.

@@ -85,6 +85,14 @@ pub enum StartError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// The address of the counters cannot be listened on.
+    #[error("server.metrics_listen: cannot listen on {address}: {error}")]
+    ListenForMetrics {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
 }
 
 /// Adds routes of its own to a node's HTTP server.
@@ -439,7 +447,7 @@ fn serve_metrics(address: SocketAddr, shared: Arc<Shared>) -> Result<ServerHandl
         .workers(1)
         .disable_signals()
         .bind(address)
-        .map_err(|error| StartError::Listen { address, error })?
+        .map_err(|error| StartError::ListenForMetrics { address, error })?
         .run();
     let handle = server.handle();
     tokio::spawn(server);

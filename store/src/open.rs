@@ -57,7 +57,10 @@ pub enum StoresError {
     Tdengine(#[from] TdengineSetupError),
     /// `tdengine.dsn` is set, but the driver is not built in.
     #[cfg(not(feature = "tdengine"))]
-    #[error("tdengine.dsn is set, but this program was built without the feature tdengine")]
+    #[error(
+        "tdengine.dsn is set, but this program was built without the feature tdengine: build one that has it with \
+         `cargo build --profile dist --features tdengine`"
+    )]
     NoTdengine,
 }
 

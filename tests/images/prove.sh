@@ -20,7 +20,7 @@ if [ -n "${OFFLINE:-}" ]; then
   export PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090} GRAFANA_PORT=${GRAFANA_PORT:-13000}
 fi
 at=http://127.0.0.1:$TICKMESH_PORT
-load=(--at "$at" --subs "${SUBS:-500}" --rate "${RATE:-100}" --rooms 10 --publishers 5 --requesters 20)
+load=(--via "$at" --subs "${SUBS:-500}" --rate "${RATE:-100}" --rooms 10 --publishers 5 --requesters 20)
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { echo "prove.sh: $*" >&2; exit 1; }

@@ -63,7 +63,7 @@ async fn every_tick_of_a_file_is_kept_once_and_its_bars_are_right() {
     let fed = Command::new(tickmesh_tests::binary())
         .args(["feed", "--quiet", "--speed", &speed, "--file"])
         .arg(&path)
-        .args(["--to", &format!("http://{}", node.address())])
+        .args(["--via", &format!("http://{}", node.address())])
         .stdin(Stdio::null())
         .status();
     assert!(fed.is_ok_and(|status| status.success()));

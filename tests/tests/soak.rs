@@ -22,7 +22,7 @@ async fn nothing_grows_under_mixed_load_and_nothing_is_left_after_it() {
     let before = open_files(&node);
     let (url, length) = (format!("ws://{}", node.address()), format!("{seconds}s"));
     let mut soak = Command::new(binary());
-    soak.args(["bench", "soak", "--json", "--url", &url, "--for", &length]);
+    soak.args(["bench", "soak", "--json", "--via", &url, "--for", &length]);
     let output = soak.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("it can be started");
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));

@@ -32,7 +32,7 @@ impl Standing {
     /// # Errors
     /// When it does not answer, or has another number of nodes.
     pub(super) async fn find(target: &TargetArgs, nodes: usize) -> anyhow::Result<Self> {
-        let url = target.urls.first().context("no address")?;
+        let url = target.via.first().context("no address")?;
         let target = Target::resolve(url, target.token.as_deref(), false, target.proto).await?;
         let standing = Self { target, nodes };
         let up = standing.up().await.with_context(|| format!("{url} does not tell who is in the cluster"))?;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::ticks::Message;
 use crate::config::Unusable;
+use crate::reach;
 
 /// How long a node may be away before the feed gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,7 +59,10 @@ impl Sink for NodeSink {
 /// `POST /api/v1/publish` of a node.
 pub(super) struct HttpSink {
     client: awc::Client,
+    server: String,
     url: String,
+    /// There was a server: if it is away later, it comes back.
+    met: bool,
 }
 
 #[derive(Serialize)]
@@ -87,25 +91,28 @@ enum Trouble {
 
 impl HttpSink {
     /// # Errors
-    /// When `to` is no URL of a node, or the token cannot be sent in a header.
-    pub(super) fn new(to: &str, token: Option<&str>) -> Result<Self, Unusable> {
-        let good = to.parse::<Uri>().is_ok_and(|uri| {
+    /// When `via` is no URL of a node, or the token cannot be sent in a header.
+    pub(super) fn new(via: &str, token: Option<&str>) -> Result<Self, Unusable> {
+        let good = via.parse::<Uri>().is_ok_and(|uri| {
             uri.scheme_str() == Some("http")
                 && uri.host().is_some_and(|host| !host.is_empty())
                 && uri.query().is_none()
         });
         if !good {
-            return Err(Unusable(format!("--to {to}: expected a URL such as http://127.0.0.1:8080")));
+            return Err(Unusable(format!("--via {via}: expected a URL such as http://127.0.0.1:8080")));
         }
         let mut client = awc::Client::builder().timeout(TIMEOUT);
         // A token that comes out of a file often ends with a line break.
         if let Some(token) = token.map(str::trim).filter(|token| !token.is_empty()) {
             if HeaderValue::from_str(token).is_err() {
-                return Err(Unusable("--token (or TICKMESH_TOKEN): has characters that no token has".into()));
+                return Err(Unusable(
+                    "--token (or TICKMESH_TOKEN): it has a character that no token has".into(),
+                ));
             }
             client = client.bearer_auth(token);
         }
-        Ok(Self { client: client.finish(), url: format!("{}/api/v1/publish", to.trim_end_matches('/')) })
+        let server = via.trim_end_matches('/').to_owned();
+        Ok(Self { client: client.finish(), url: format!("{server}/api/v1/publish"), server, met: false })
     }
 
     async fn attempt(&self, messages: &[Message<'_>]) -> Result<(), Trouble> {
@@ -144,11 +151,15 @@ impl Sink for HttpSink {
     async fn publish(&mut self, messages: &[Message<'_>]) -> anyhow::Result<()> {
         let (deadline, mut wait) = (Instant::now() + PATIENCE, BACKOFF.0);
         loop {
-            match self.attempt(messages).await {
+            let attempt = self.attempt(messages);
+            let attempted =
+                if self.met { attempt.await } else { reach::first(&self.server, attempt).await? };
+            self.met = true;
+            match attempted {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Lasting(text)) => anyhow::bail!("{} refuses: {text}", self.url),
                 Err(Trouble::Passing(text)) if Instant::now() + wait > deadline => {
-                    anyhow::bail!("{} is away: {text}", self.url);
+                    anyhow::bail!("{} does not answer any more: {text}", self.url);
                 }
                 Err(Trouble::Passing(_)) => tokio::time::sleep(wait).await,
             }
@@ -167,7 +178,7 @@ mod tests {
             ["127.0.0.1:8080", "https://h", "ws://h", "http://", "/", "", "http://h/?x=1", "http://a b"]
         {
             let error = HttpSink::new(bad, None).err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(error.starts_with(&format!("--to {bad}: expected a URL")), "{bad}: {error}");
+            assert!(error.starts_with(&format!("--via {bad}: expected a URL")), "{bad}: {error}");
         }
         for good in ["http://127.0.0.1:8080", "http://h/", "http://[::1]:1/below"] {
             assert!(HttpSink::new(good, Some("token")).is_ok(), "{good}");

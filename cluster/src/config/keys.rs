@@ -5,7 +5,11 @@ use super::schema::{Key, Kind, key};
 
 /// All keys, in the order in which they are printed.
 pub(super) const KEYS: &[Key] = &[
-    key("node.listen", Kind::Address, "Address and port to listen on. Port 0 takes any free port."),
+    key(
+        "node.listen",
+        Kind::Address,
+        "Address and port to listen on. A port alone (\"8080\", \":8080\", \"localhost:8080\") means 127.0.0.1. Port 0 takes any free port.",
+    ),
     key("node.id", Kind::Name, "Name of this process in the cluster. Empty: a name is made at start."),
     key("node.workers", Kind::Int(0, 1_024), "Number of worker threads. 0: one per core."),
     key(

@@ -152,6 +152,7 @@ impl Layers {
     }
 
     fn set(&mut self, key: &'static Key, value: Value, origin: Origin) {
+        let value = key.kind.normal(value);
         match key.kind.check(&value) {
             Ok(()) => {
                 self.given.insert(key.path, Given { value, origin });

@@ -1,7 +1,6 @@
 //! What a key is: its bounds, its documentation, and how its value is read from and written as text.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 
 use tickmesh_market::calendar::{Calendar, ExchangeConfig};
 use tickmesh_protocol::room::{Class, RoomName};
@@ -9,6 +8,7 @@ use toml::{Table, Value};
 
 use super::alarms::{check_rules, check_webhooks};
 use super::keys::KEYS;
+use super::values::{BadListenAddress, listen_address};
 use super::{ApiKey, Config};
 use crate::redis::{Address, BadAddress};
 
@@ -34,7 +34,7 @@ pub(super) enum Kind {
     Bool,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// An IP address and port.
+    /// An address to listen on, see [`listen_address`].
     Address,
     /// An IP address and port, or empty.
     OptionalAddress,
@@ -135,7 +135,21 @@ impl Kind {
         }
     }
 
-    /// Checks a value.
+    /// Rewrites a value that can be written in several ways as the one that [`Config`] reads. What is wrong stays as it is, for
+    /// [`check`](Self::check) to refuse.
+    pub(super) fn normal(self, value: Value) -> Value {
+        let address = match (self, &value) {
+            (Self::Address | Self::OptionalAddress, Value::String(text)) => listen_address(text).ok(),
+            // A port needs no quotes.
+            (Self::Address | Self::OptionalAddress, Value::Integer(port)) => {
+                listen_address(&port.to_string()).ok()
+            }
+            _ => None,
+        };
+        address.map_or(value, |address| Value::String(address.to_string()))
+    }
+
+    /// Checks a value that is [`normal`](Self::normal).
     ///
     /// # Errors
     /// With a description of the allowed values.
@@ -149,10 +163,8 @@ impl Kind {
                 text == Some(word) || value.as_integer().is_some_and(|n| (min..=max).contains(&n))
             }
             Self::Choice(words) => text.is_some_and(|text| words.contains(&text)),
-            Self::Address => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
-            Self::OptionalAddress => {
-                text.is_some_and(|text| text.is_empty() || text.parse::<SocketAddr>().is_ok())
-            }
+            Self::Address => text.is_some_and(|text| listen_address(text).is_ok()),
+            Self::OptionalAddress => text.is_some_and(|text| text.is_empty() || listen_address(text).is_ok()),
             Self::Name => text.is_some_and(|text| {
                 text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
             }),
@@ -198,8 +210,8 @@ impl Kind {
             Self::Choice(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
             }
-            Self::Address => "an IP address and port such as \"0.0.0.0:8080\"".into(),
-            Self::OptionalAddress => "an IP address and port such as \"0.0.0.0:9100\", or \"\"".into(),
+            Self::Address => BadListenAddress::ALLOWED.into(),
+            Self::OptionalAddress => format!("{}, or \"\"", BadListenAddress::ALLOWED),
             Self::Name => "up to 64 characters of A-Z a-z 0-9 _ . -".into(),
             Self::Prefix => "1 to 32 characters of A-Z a-z 0-9 _ . : -".into(),
             Self::Text => "a text that is not empty".into(),

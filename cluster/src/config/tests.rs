@@ -51,7 +51,11 @@ fn every_error_names_key_value_origin_and_what_is_allowed() {
             "[auth]\nanonymous = \"all\"",
             "auth.anonymous = \"all\" (from FILE): expected \"none\" or \"subscribe\" or \"full\"",
         ),
-        ("[node]\nlisten = \"8080\"", "node.listen = \"8080\" (from FILE): expected an IP address and port"),
+        (
+            "[node]\nlisten = \"nowhere:8080\"",
+            "node.listen = \"nowhere:8080\" (from FILE): expected an IP address and port such as \"0.0.0.0:8080\"",
+        ),
+        ("[node]\nlisten = 65536", "node.listen = 65536 (from FILE): expected an IP address and port"),
         (
             "[node]\nlisten_on = 1",
             "node.listen_on (from FILE): unknown key; the keys of node are listen, id, workers",
@@ -119,6 +123,24 @@ fn a_password_in_a_url_that_is_refused_is_not_shown() {
     ] {
         let errors = load(file, &[]).unwrap_err();
         assert!(errors.contains(host) && !errors.contains("hunter"), "{errors}");
+    }
+}
+
+#[test]
+fn a_port_alone_is_one_of_the_loopback_address() {
+    for text in ["9000", ":9000", "localhost:9000", "127.0.0.1:9000"] {
+        assert_eq!(listen_address(text).map(|address| address.to_string()).as_deref(), Ok("127.0.0.1:9000"));
+        let config = load("", &[("TICKMESH_NODE__LISTEN", text)]).unwrap();
+        assert_eq!(config.node.listen.to_string(), "127.0.0.1:9000", "{text}");
+        let config = load(&format!("[server]\nmetrics_listen = {text:?}"), &[]).unwrap();
+        assert_eq!(config.server.metrics_listen.map(|at| at.port()), Some(9_000), "{text}");
+    }
+    assert_eq!(load("[node]\nlisten = 9000", &[]).unwrap().node.listen.to_string(), "127.0.0.1:9000");
+    assert_eq!(listen_address("[::]:1").map(|address| address.to_string()).as_deref(), Ok("[::]:1"));
+    for bad in
+        ["", ":", "localhost", "localhost:", "+9000", "-1", "65536", "0.0.0.0", "example.com:80", " 9000"]
+    {
+        assert_eq!(listen_address(bad), Err(BadListenAddress), "{bad:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Types of values that only the configuration uses.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -75,6 +75,33 @@ impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(if self.0.is_empty() { "" } else { "***" })
     }
+}
+
+/// A text that is no address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected {}", Self::ALLOWED)]
+pub struct BadListenAddress;
+
+impl BadListenAddress {
+    /// What is one.
+    pub(super) const ALLOWED: &str = "an IP address and port such as \"0.0.0.0:8080\", or the port alone for 127.0.0.1 (\"8080\", \"localhost:8080\")";
+}
+
+/// Reads an address to listen on: an IP address with a port, or a port of the loopback address, which is written `8080`,
+/// `:8080` or `localhost:8080`. No name is resolved.
+///
+/// A port alone is never every address of the machine: who wants to be reached by others says so.
+///
+/// # Errors
+/// When the text is neither.
+pub fn listen_address(text: &str) -> Result<SocketAddr, BadListenAddress> {
+    let port = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+    // `parse` would take a sign, too.
+    if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+        let port = port.parse().map_err(|_| BadListenAddress)?;
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    text.parse().map_err(|_| BadListenAddress)
 }
 
 /// The word for a value that the process chooses itself.
