@@ -247,20 +247,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_fails_is_left_alone_and_tried_again() {
-        let config = StoresConfig { breaker_failures: 3, breaker_open_ms: 50, ..StoresConfig::default() };
-        let guarded = guarded(&config);
-        for _ in 0..3 {
-            assert_eq!(fail(&guarded).await, StoreError::Timeout);
-        }
+        let failing = async |breaker_open_ms| {
+            let guarded =
+                guarded(&StoresConfig { breaker_failures: 3, breaker_open_ms, ..StoresConfig::default() });
+            for _ in 0..3 {
+                assert_eq!(fail(&guarded).await, StoreError::Timeout);
+            }
+            guarded
+        };
+        let guarded = failing(3_600_000).await;
         assert_eq!(guarded.health().breaker(), Breaker::Open);
         assert!(matches!(fail(&guarded).await, StoreError::Unavailable(_)));
         assert_eq!(guarded.health().calls(), [0, 3, 1]);
+        let guarded = failing(50).await;
         let again = async {
             while guarded.call(|()| async { Ok(()) }).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), again).await.expect("it is tried again");
+        tokio::time::timeout(Duration::from_secs(60), again).await.expect("it is tried again");
         assert_eq!(guarded.health().breaker(), Breaker::Closed);
         assert!(guarded.health().is_up());
     }

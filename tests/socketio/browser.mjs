@@ -22,13 +22,13 @@ async function inPage(url) {
     });
     await connected();
     const room = `market_page_${Math.random().toString(36).slice(2)}`;
-    const { status } = await socket.timeout(10000).emitWithAck("subscribe", { room });
+    const { status } = await socket.timeout(60000).emitWithAck("subscribe", { room });
     const quote = new Promise((resolve) => socket.on("quote", resolve));
     const payload = { room, event: "quote", data: { price: 1.5 } };
-    await socket.timeout(10000).emitWithAck("request", { request_id: "p", action: "publish", payload });
+    await socket.timeout(60000).emitWithAck("request", { request_id: "p", action: "publish", payload });
     const { seq, data } = await quote;
     const bytes = new Uint8Array([1, 2, 255]);
-    const echo = await socket.timeout(10000).emitWithAck("request", { request_id: "e", action: "echo", payload: { bytes } });
+    const echo = await socket.timeout(60000).emitWithAck("request", { request_id: "e", action: "echo", payload: { bytes } });
     const last = transports[transports.length - 1];
     while (socket.io.engine.transport.name !== last) await new Promise((resolve) => setTimeout(resolve, 20));
     const again = connected();

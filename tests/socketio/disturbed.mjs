@@ -8,8 +8,8 @@ import { io } from "socket.io-client";
 const [url, clients] = [process.argv[2], Number(process.argv[3])];
 const rooms = Array.from({ length: 10 }, (_, n) => `market_${process.pid}_${n}`);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const ask = (socket, event, argument) => socket.timeout(30_000).emitWithAck(event, argument);
-const open = (transport) => io(url, { transports: [transport], forceNew: true, timeout: 30_000 });
+const ask = (socket, event, argument) => socket.timeout(60_000).emitWithAck(event, argument);
+const open = (transport) => io(url, { transports: [transport], forceNew: true, timeout: 60_000 });
 
 let disconnects = 0;
 const watched = [];
@@ -49,7 +49,7 @@ await once(process.stdin, "end");
 going = false;
 await Promise.all(publishers);
 const complete = () => watched.every(({ room, seqs }) => seqs.length >= sent[room]);
-for (const end = Date.now() + 30_000; Date.now() < end && !complete(); ) await sleep(20);
+for (const end = Date.now() + 60_000; Date.now() < end && !complete(); ) await sleep(20);
 await sleep(200);
 let wrong = 0;
 for (const { room, seqs } of watched) {

@@ -7,7 +7,7 @@ const [url1, url2, annsToken, bobsToken] = process.argv.slice(2);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function until(what, condition) {
-  for (const end = Date.now() + 20_000; Date.now() < end; await sleep(10)) if (condition()) return;
+  for (const end = Date.now() + 60_000; Date.now() < end; await sleep(10)) if (condition()) return;
   throw new Error(`${what}: not in time`);
 }
 
@@ -18,7 +18,7 @@ async function client(url, token, transport) {
     if (/^(room_member_|alert$|mark$)/.test(event)) seen.push([event, argument]);
   });
   await until(`${transport} connects`, () => socket.connected);
-  return { socket, seen, ask: (event, argument) => socket.timeout(10_000).emitWithAck(event, argument) };
+  return { socket, seen, ask: (event, argument) => socket.timeout(60_000).emitWithAck(event, argument) };
 }
 
 const who = (seen) => seen.filter(([event]) => event.startsWith("room_member_"))

@@ -27,14 +27,14 @@ class Peer {
     if (this.messages.length) return Promise.resolve(this.messages.shift());
     return Promise.race([
       new Promise((resolve) => this.waiting.push(resolve)),
-      sleep(3000).then(() => { throw new Error("no message"); }),
+      sleep(30_000).then(() => { throw new Error("no message"); }),
     ]);
   }
   async nextButPing() {
     for (;;) { const message = await this.next(); if (message !== "2") return message; }
   }
   send(data) { this.socket.send(data); }
-  ends() { return Promise.race([this.end, sleep(3000).then(() => { throw new Error("not closed"); })]); }
+  ends() { return Promise.race([this.end, sleep(30_000).then(() => { throw new Error("not closed"); })]); }
 }
 
 const engine = "/engine.io/?EIO=4";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{NodeProcess, binary};
+use crate::{NodeProcess, Sandbox, binary};
 
 /// A kubelet gives a container so long between SIGTERM and SIGKILL, even if its hook took all of the grace.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -42,12 +42,16 @@ pub enum Hook {
 pub struct Termination {
     /// What the hook came to.
     pub hook: Result<(), String>,
-    /// How long the hook took.
-    pub hook_took: Duration,
+    /// Connections that it still had after a hook that did its work; what it was told by SIGTERM had to move these.
+    pub left: Option<u64>,
     /// It had to be killed.
     pub killed: bool,
-    /// From the deletion to the end.
-    pub took: Duration,
+}
+
+/// Connections that a process counts.
+async fn connections(process: &NodeProcess) -> u64 {
+    let answer = Sandbox::http(process.address(), "GET", "/api/socketio-status", "", "").await;
+    answer.json()["connections"].as_u64().unwrap_or(u64::MAX)
 }
 
 /// The directory with the manifests.
@@ -107,14 +111,14 @@ impl Manifest {
         let deleted = Instant::now();
         let hook = timeout(self.grace, self.hook(pod, environment)).await;
         let hook = hook.unwrap_or_else(|_| Err("it takes longer than the grace".into()));
-        let hook_took = deleted.elapsed();
+        let rest = self.grace.saturating_sub(deleted.elapsed()).max(LEAST_GRACE);
+        let left = if hook.is_ok() { Some(connections(pod).await) } else { None };
         pod.signal("-TERM");
-        let left = self.grace.saturating_sub(hook_took).max(LEAST_GRACE);
-        let killed = !pod.ended_within(left).await;
+        let killed = !pod.ended_within(rest).await;
         if killed {
             pod.kill();
         }
-        Termination { hook, hook_took, killed, took: deleted.elapsed() }
+        Termination { hook, left, killed }
     }
 
     async fn hook(&self, pod: &NodeProcess, environment: &[(&str, &str)]) -> Result<(), String> {

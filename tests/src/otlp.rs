@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -82,6 +83,7 @@ pub fn attribute(attributes: &[KeyValue], key: &str) -> String {
 pub struct Collector {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
+    requests: Arc<AtomicUsize>,
     listening: JoinHandle<()>,
 }
 
@@ -94,19 +96,26 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|error| panic!("{error}"));
         let address = listener.local_addr().unwrap_or_else(|error| panic!("{error}"));
         let received = Arc::<Mutex<Vec<Received>>>::default();
-        let keep = received.clone();
+        let requests = Arc::<AtomicUsize>::default();
+        let (keep, count) = (received.clone(), requests.clone());
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, manner, keep.clone()));
+                tokio::spawn(serve(stream, manner, keep.clone(), count.clone()));
             }
         });
-        Self { address, received, listening }
+        Self { address, received, requests, listening }
     }
 
     /// Its address for `otlp.endpoint`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How often it was asked to take something, whatever became of it.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// What came so far.
@@ -128,7 +137,12 @@ impl Drop for Collector {
     }
 }
 
-async fn serve(stream: TcpStream, manner: Manner, received: Arc<Mutex<Vec<Received>>>) -> Option<()> {
+async fn serve(
+    stream: TcpStream,
+    manner: Manner,
+    received: Arc<Mutex<Vec<Received>>>,
+    requests: Arc<AtomicUsize>,
+) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut length, mut line) = (0, String::new());
@@ -148,6 +162,7 @@ async fn serve(stream: TcpStream, manner: Manner, received: Arc<Mutex<Vec<Receiv
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await.ok()?;
+        requests.fetch_add(1, Ordering::Relaxed);
         let (status, answer) = match manner {
             Manner::Hang => std::future::pending().await,
             Manner::Refuse => ("503 Service Unavailable", Vec::new()),

@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Long enough that nothing is on time by chance.
-const WINDOW: Duration = Duration::from_secs(1);
+/// Longer than any wait here: what arrives has not waited for its end.
+const ENDLESS: Duration = Duration::from_secs(2 * DEADLINE.as_secs());
 
-fn sandbox(change: impl FnOnce(&mut tickmesh_cluster::config::Config)) -> Sandbox {
+fn sandbox(window: Duration, change: impl FnOnce(&mut tickmesh_cluster::config::Config)) -> Sandbox {
     Sandbox::with(1, |config| {
-        config.batch.window = FlushWindow::Fixed(WINDOW);
+        config.batch.window = FlushWindow::Fixed(window);
         change(config);
     })
 }
@@ -37,7 +37,8 @@ async fn figure(sandbox: &Sandbox, name: &str) -> f64 {
 
 #[tokio::test]
 async fn what_comes_within_a_window_leaves_in_one_write_and_one_frame() {
-    let sandbox = sandbox(|_| {});
+    // What is urgent ends the window here, however long the others took to come.
+    let sandbox = sandbox(ENDLESS, |_| {});
     let url = format!("ws://{}/ws?batch=1", sandbox.address(0));
     let (mut socket, _) = connect_async(&url).await.expect("let in");
     let subscribe = json!({"type": "subscribe", "request_id": "s", "room": "market_1"});
@@ -52,58 +53,64 @@ async fn what_comes_within_a_window_leaves_in_one_write_and_one_frame() {
     assert_eq!(frame().await["event"], "connected");
     assert_eq!(frame().await["success"], true);
     let before = figure(&sandbox, "tickmesh_write_messages_count").await;
-    let began = Instant::now();
-    for n in 1..=5 {
+    for n in 1..=4 {
         publish(&sandbox, "market_1", "quote", json!(n)).await;
     }
-    assert!(began.elapsed() < WINDOW, "this machine is too slow for this test: {:?}", began.elapsed());
+    publish(&sandbox, "market_1", "alert", json!(5)).await;
     let array = frame().await;
-    assert!(began.elapsed() >= WINDOW, "they waited: {:?}", began.elapsed());
     let seqs: Vec<_> = array.as_array().expect("an array").iter().map(|one| one["seq"].clone()).collect();
     assert_eq!(seqs, [1, 2, 3, 4, 5]);
     eventually("one write", || async {
         figure(&sandbox, "tickmesh_write_messages_count").await == before + 1.0
     })
     .await;
-    assert_eq!(figure(&sandbox, "tickmesh_flush_window_seconds").await, WINDOW.as_secs_f64());
+    assert_eq!(figure(&sandbox, "tickmesh_flush_window_seconds").await, ENDLESS.as_secs_f64());
 }
 
 #[tokio::test]
-async fn what_is_urgent_does_not_wait_and_does_not_overtake_its_room() {
-    let sandbox = sandbox(|_| {});
+async fn a_message_waits_for_the_end_of_the_window_and_no_longer() {
+    let window = Duration::from_millis(500);
+    let sandbox = sandbox(window, |_| {});
     let mut client = sandbox.client().await;
     client.subscribe("market_1", json!({})).await;
     let began = Instant::now();
     publish(&sandbox, "market_1", "quote", json!(1)).await;
+    client.read_until("market_1", 1).await;
+    assert!(began.elapsed() >= window, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_urgent_does_not_wait_and_does_not_overtake_its_room() {
+    let sandbox = sandbox(ENDLESS, |_| {});
+    let mut client = sandbox.client().await;
+    client.subscribe("market_1", json!({})).await;
+    publish(&sandbox, "market_1", "quote", json!(1)).await;
     publish(&sandbox, "market_1", "alert", json!(2)).await;
     // The client checks that 1 comes before 2.
     client.read_until("market_1", 2).await;
-    assert!(began.elapsed() < WINDOW, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn many_messages_or_bytes_do_not_wait() {
-    let sandbox = sandbox(|config| {
+    let sandbox = sandbox(ENDLESS, |config| {
         config.batch.max_messages = 5;
         config.batch.max_bytes = 8_192;
     });
     let mut client = sandbox.client().await;
     client.subscribe("market_1", json!({})).await;
     client.subscribe("market_2", json!({})).await;
-    let began = Instant::now();
     for n in 1..=5 {
         publish(&sandbox, "market_1", "quote", json!(n)).await;
     }
     client.read_until("market_1", 5).await;
     publish(&sandbox, "market_2", "quote", json!("x".repeat(10_000))).await;
     client.read_until("market_2", 1).await;
-    assert!(began.elapsed() < WINDOW, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn who_is_disconnected_or_sent_away_has_what_was_pending() {
     const KEY: &str = "an operator's key";
-    let mut sandbox = sandbox(|config| {
+    let mut sandbox = sandbox(ENDLESS, |config| {
         let (name, key, role) = ("ops".to_owned(), Secret::new(KEY), Role::Operator);
         config.auth.api_keys = vec![ApiKey { name, key, role }];
     });

@@ -1,7 +1,8 @@
 //! Promise 6: who asks too often is told so, and when to try again; and nothing of it is done.
 
 use serde_json::{Value, json};
-use tickmesh_tests::{Client, Sandbox, eventually};
+use tickmesh_tests::{Answer, Client, DEADLINE, Sandbox, eventually};
+use tokio::time::{Duration, Instant, sleep};
 
 fn message(n: usize) -> Value {
     json!({"room": "market_1", "event": "e", "data": n})
@@ -9,6 +10,18 @@ fn message(n: usize) -> Value {
 
 async fn seq(sandbox: &Sandbox) -> u64 {
     sandbox.get("/api/v1/rooms/market_1/history").await.json()["seq"].as_u64().unwrap_or(0)
+}
+
+/// The first answer that says that it is too much. On a busy machine there may be time for some more before.
+async fn refused(ask: impl AsyncFn() -> Answer) -> Answer {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let answer = ask().await;
+        if answer.status == 429 {
+            return answer;
+        }
+        assert!(answer.status == 200 && Instant::now() < end, "{answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -41,12 +54,11 @@ async fn publishes_of_a_connection_beyond_its_rate_are_refused_and_not_kept() {
         sandbox.get("/metrics").await.body.lines().any(|have| have == line)
     })
     .await;
-    // It waits as it was told, and is served.
-    eventually("it may again", || async {
-        let mut client = sandbox.client().await;
-        client.request("publish", message(0)).await["success"] == true
-    })
-    .await;
+    let end = Instant::now() + DEADLINE;
+    while client.request("publish", message(0)).await["success"] != true {
+        assert!(Instant::now() < end, "it may again");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]
@@ -72,8 +84,7 @@ async fn publishes_over_http_beyond_the_rate_are_429_with_retry_after() {
         assert!(none.head.to_lowercase().contains("retry-after: 1\r\n"), "{none:?}");
     }
     let notice = json!({"event": "n", "data": 1});
-    let refused = sandbox.post(0, "/api/v1/users/bob/notify", &notice).await;
-    assert_eq!(refused.status, 429, "{refused:?}");
+    let refused = refused(async || sandbox.post(0, "/api/v1/users/bob/notify", &notice).await).await;
     assert!(refused.head.to_lowercase().contains("retry-after: 1"), "{refused:?}");
     assert_eq!(refused.json()["error_code"], "RATE_LIMIT_EXCEEDED");
     assert!(seq(&sandbox).await < 10, "what was refused is not kept");
@@ -85,7 +96,7 @@ async fn an_address_that_connects_too_fast_gets_429() {
         config.rate.connects_per_s = 1;
         config.rate.burst_s = 3;
     });
-    let mut refused = 0;
+    let (mut refused, began) = (0, Instant::now());
     for _ in 0..10 {
         match Client::try_connect(sandbox.address(0), "", &[]).await {
             Ok(_) => {}
@@ -95,9 +106,10 @@ async fn an_address_that_connects_too_fast_gets_429() {
             }
         }
     }
-    assert!((4..=7).contains(&refused), "{refused}");
-    let poll = sandbox.get("/socket.io/?EIO=4&transport=polling").await;
-    assert_eq!(poll.status, 429, "{poll:?}");
+    // Three at once, and one more for each second that it took.
+    let least = 6_u64.saturating_sub(began.elapsed().as_secs());
+    assert!((least..=7).contains(&refused), "{refused} of at least {least}");
+    let poll = self::refused(async || sandbox.get("/socket.io/?EIO=4&transport=polling").await).await;
     assert!(poll.head.to_lowercase().contains("retry-after: "), "{poll:?}");
     let metrics = sandbox.get("/metrics").await.body;
     let line = format!(r#"tickmesh_connections_refused_total{{cause="rate"}} {}"#, refused + 1);

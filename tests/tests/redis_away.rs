@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tickmesh_tests::{Account, Client, Load, NodeProcess, RedisServer, Sandbox, eventually, size};
-use tokio::time::{Instant, sleep};
+use tickmesh_tests::{Account, Client, DEADLINE, Load, NodeProcess, RedisServer, Sandbox, eventually, size};
+use tokio::time::{sleep, timeout};
+
+/// So many messages more show that the publishers are served.
+const GOING_ON: usize = 100;
 
 /// How often the server is killed; more by hand.
 fn times() -> usize {
@@ -41,13 +44,13 @@ async fn killed_and_restarted(mut server: RedisServer) -> Account {
     let nodes = nodes(&server, 3);
     let load = load(&nodes).await;
     for _ in 0..times() {
-        sleep(Duration::from_millis(500)).await;
+        load.goes_on(GOING_ON).await;
         server.kill();
         ready(&nodes, false).await;
         server.restart();
         ready(&nodes, true).await;
     }
-    sleep(Duration::from_millis(300)).await;
+    load.goes_on(GOING_ON).await;
     load.finish().await
 }
 
@@ -55,14 +58,14 @@ async fn killed_and_restarted(mut server: RedisServer) -> Account {
 async fn killed_and_restarted_with_an_append_only_file() {
     let account = killed_and_restarted(RedisServer::append_only()).await;
     println!("{account:?}");
-    assert!(account.kept > 100 && account.refused > 0, "{account:?}");
+    assert!(account.refused > 0, "{account:?}");
 }
 
 #[tokio::test]
 async fn killed_and_restarted_with_everything_lost() {
     let account = killed_and_restarted(RedisServer::start()).await;
     println!("{account:?}");
-    assert!(account.kept > 100 && account.refused > 0, "{account:?}");
+    assert!(account.refused > 0, "{account:?}");
     assert_eq!(account.resyncs, (subscribers() * times()) as u64, "every subscriber is told, each time");
 }
 
@@ -71,15 +74,18 @@ async fn paused() {
     let server = RedisServer::start();
     let nodes = nodes(&server, 2);
     let load = load(&nodes).await;
-    sleep(Duration::from_millis(300)).await;
+    load.goes_on(GOING_ON).await;
     server.pause(true);
     ready(&nodes, false).await;
-    // A publish is refused at once by now, not after a wait.
+    // A publish is refused at once by now: so many that wait for Redis, one after the other, would take minutes.
     let mut client = Client::connect(nodes[0].address(), "").await;
-    let asked = Instant::now();
-    let answer = client.request("publish", json!({"room": "market_x", "event": "e", "data": 1})).await;
-    assert_eq!(answer["error_code"], "SERVICE_UNAVAILABLE");
-    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    let refused = async {
+        for n in 0..200 {
+            let message = json!({"room": "market_x", "event": "e", "data": n});
+            assert_eq!(client.request("publish", message).await["error_code"], "SERVICE_UNAVAILABLE");
+        }
+    };
+    timeout(DEADLINE, refused).await.expect("refused at once");
     sleep(Duration::from_secs(size("TICKMESH_TEST_PAUSE", 0) as u64)).await;
     server.pause(false);
     ready(&nodes, true).await;
@@ -95,7 +101,7 @@ async fn its_push_connections_are_cut() {
     let nodes = nodes(&server, 2);
     let load = load(&nodes).await;
     for _ in 0..5 {
-        sleep(Duration::from_millis(200)).await;
+        load.goes_on(GOING_ON).await;
         // Only once both are there again: who is cut all the time backs off.
         eventually("both hear what is pushed", || async {
             server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count() == 2
@@ -120,14 +126,14 @@ async fn a_replica_that_lags_takes_over() {
         replica.command(&["INFO", "replication"]).contains("master_link_status:up")
     })
     .await;
-    sleep(Duration::from_millis(500)).await;
+    load.goes_on(GOING_ON).await;
     // From here on it lags, and then takes the master's place.
     replica.command(&["REPLICAOF", "NO", "ONE"]);
-    sleep(Duration::from_millis(300)).await;
+    load.goes_on(GOING_ON).await;
     master.kill();
     let promoted = master.replaced_by(&replica);
     ready(&nodes, true).await;
-    sleep(Duration::from_millis(300)).await;
+    load.goes_on(GOING_ON).await;
     let account = load.finish().await;
     println!("{account:?}");
     assert!(account.resyncs >= subscribers() as u64, "every subscriber is told: {account:?}");
@@ -147,8 +153,6 @@ async fn a_lost_last_message_of_a_quiet_room_is_noticed() {
     let body = r#"{"ts":1,"event":"e","data":2}"#;
     server.command(&["XADD", "tm:{market_quiet}:log", "2-0", "t", "9999999999999", "m", body]);
     server.command(&["HSET", "tm:{market_quiet}:meta", "seq", "2"]);
-    let lost = Instant::now();
     client.read_until("market_quiet", 2).await;
-    assert!(lost.elapsed() < Duration::from_secs(5), "{:?}", lost.elapsed());
     assert_eq!(client.room("market_quiet").resyncs, 0);
 }

@@ -21,7 +21,7 @@ impl suite::Nodes for Factory {
     async fn node(&self, capacity: usize) -> (Arc<dyn Broker>, Events) {
         let (inbox, events) = inbox(capacity);
         let (redis, _) = Redis::connect(self.address.clone(), Duration::from_secs(2), "n", inbox);
-        redis.ready(Duration::from_secs(10)).await.expect("redis is there");
+        redis.ready(DEADLINE).await.expect("redis is there");
         (Arc::new(redis.broker(suite::classes())), events)
     }
 }
@@ -31,7 +31,7 @@ async fn members_and_presence_on_one_redis() {
     let server = RedisServer::start();
     let address = Address::parse(&server.url()).unwrap();
     let (redis, _) = Redis::connect(address, Duration::from_secs(2), "n", inbox(1).0);
-    redis.ready(Duration::from_secs(10)).await.expect("redis is there");
+    redis.ready(DEADLINE).await.expect("redis is there");
     members::suite::run(&redis.members()).await;
     presence::suite::run(&redis.presence()).await;
 }
@@ -48,7 +48,7 @@ async fn everything_on_a_redis_cluster() {
     let address = Address::parse(&cluster.url()).unwrap();
     suite::run(&Factory { address: address.clone() }).await;
     let (redis, _) = Redis::connect(address, Duration::from_secs(2), "n", inbox(1).0);
-    redis.ready(Duration::from_secs(10)).await.expect("redis is there");
+    redis.ready(DEADLINE).await.expect("redis is there");
     members::suite::run(&redis.members()).await;
     presence::suite::run(&redis.presence()).await;
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tickmesh_tests::taos_stub::TaosStub;
-use tickmesh_tests::{Client, NodeProcess, PostgresServer, RedisServer, Sandbox, eventually, size, token};
+use tickmesh_tests::{
+    Client, DEADLINE, NodeProcess, PostgresServer, RedisServer, Sandbox, eventually, size, token,
+};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -203,20 +205,18 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
     );
 }
 
-/// `TICKMESH_TEST_SECONDS` (3) that each store is away.
+/// `TICKMESH_TEST_MESSAGES` (3000) that each follower gets while a store is away: more than the recorder's buffer holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     let _alone = ALONE.lock().await;
-    let away = Duration::from_secs(size("TICKMESH_TEST_SECONDS", 3) as u64);
+    let meanwhile = size("TICKMESH_TEST_MESSAGES", 3_000) as u64;
     let redis = RedisServer::start();
     let mut postgres = PostgresServer::start();
     let mut stub = TaosStub::start().await;
     let (url, dsn) = (postgres.url(), stub.dsn());
     let environment = [
         ("TICKMESH_POSTGRES__URL", url.as_str()),
-        ("TICKMESH_POSTGRES__TIMEOUT_MS", "500"),
         ("TICKMESH_TDENGINE__DSN", dsn.as_str()),
-        ("TICKMESH_TDENGINE__TIMEOUT_MS", "500"),
         ("TICKMESH_STORES__BREAKER_OPEN_MS", "100"),
         ("TICKMESH_RECORDER__BUFFER", "1000"),
         ("TICKMESH_ROOMS__CLASS", LONG),
@@ -237,21 +237,21 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     let feed = Feed::start("market_T", addresses.clone(), 1_000);
     let stop = Arc::new(AtomicBool::new(false));
     let mut followers = JoinSet::new();
-    for n in 0..20 {
+    let received: [Arc<AtomicU64>; 20] = Default::default();
+    for (n, count) in received.iter().enumerate() {
         let mut client = Client::connect(addresses[n % 2], "").await;
         client.subscribe("market_T", json!({})).await;
-        let stop = stop.clone();
+        let (stop, count) = (stop.clone(), count.clone());
         followers.spawn(async move {
-            let mut longest = Duration::ZERO;
+            // The client checks that each comes once and in order.
             while !stop.load(Ordering::Relaxed) {
-                let began = Instant::now();
                 client.next().await;
-                longest = longest.max(began.elapsed());
+                count.fetch_add(1, Ordering::Relaxed);
             }
-            // The client has checked that each came once and in order.
-            longest
         });
     }
+    // What the one who is furthest behind has.
+    let least = || received.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap_or(0);
     let mut ann = Client::connect(addresses[0], &format!("?token={}", token("ann", "user"))).await;
     let watch = |n: u64| json!({"symbol": format!("S{n}")});
     assert_eq!(ann.request("watchlist.add", watch(0)).await["success"], true);
@@ -261,14 +261,15 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
 
     // PostgreSQL: killed, and started again; then full, which is when it takes reads alone.
     postgres.kill();
-    let opened = metric(addresses[0], "tickmesh_store_breaker_opened_total{store=\"users\"}").await;
-    let end = Instant::now() + away;
-    let mut quick = false;
-    while Instant::now() < end {
-        let began = Instant::now();
+    let opened = "tickmesh_store_breaker_opened_total{store=\"users\"}";
+    let rejected = "tickmesh_store_calls_total{store=\"users\",outcome=\"rejected\"}";
+    let (opened_before, rejected_before) =
+        (metric(addresses[0], opened).await, metric(addresses[0], rejected).await);
+    let (until, end) = (least() + meanwhile, Instant::now() + DEADLINE);
+    while least() < until || metric(addresses[0], rejected).await == rejected_before {
+        assert!(Instant::now() < end, "the push path goes on, and the breaker answers at once");
         let answer = ann.request("watchlist.list", json!({})).await;
         assert_eq!(answer["error_code"], "SERVICE_UNAVAILABLE", "{answer}");
-        quick |= began.elapsed() < Duration::from_millis(50);
         assert_eq!(
             ann.request("get_market_data", market.clone()).await["success"],
             true,
@@ -276,8 +277,7 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
         );
         assert_eq!(Sandbox::http(addresses[0], "GET", "/readyz", "", "").await.status, 200);
     }
-    assert!(quick, "the breaker answers at once");
-    assert!(metric(addresses[0], "tickmesh_store_breaker_opened_total{store=\"users\"}").await > opened);
+    assert!(metric(addresses[0], opened).await > opened_before);
     eventually("who needs it is not ready", || async {
         Sandbox::http(needy.address(), "GET", "/readyz", "", "").await.status == 503
     })
@@ -319,10 +319,10 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
             Some(fault) => stub.fail(Some(fault)),
             None => stub.stop().await,
         }
-        let end = Instant::now() + away;
+        let (until, end) = (least() + meanwhile, Instant::now() + DEADLINE);
         let mut refused = 0;
-        while Instant::now() < end || refused == 0 {
-            assert!(Instant::now() < end + Duration::from_secs(20), "it is told");
+        while least() < until || refused == 0 {
+            assert!(Instant::now() < end, "the push path goes on, and it is told");
             let answer = ann.request("get_market_data", market.clone()).await;
             refused += u32::from(answer["error_code"] == "SERVICE_UNAVAILABLE");
             assert_eq!(
@@ -350,12 +350,10 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     stop.store(true, Ordering::Relaxed);
     // One more, so that they look.
     post(addresses[0], "/api/v1/publish", r#"{"room":"market_T","event":"tick","data":{"price":1}}"#).await;
-    let mut longest = Duration::ZERO;
     while let Some(follower) = followers.join_next().await {
-        longest = longest.max(follower.expect("nobody was disconnected, and nothing came out of order"));
+        follower.expect("nobody was disconnected, and nothing came out of order");
     }
-    println!("{published} ticks; the longest that a follower waited: {longest:?}");
-    assert!(longest < Duration::from_secs(5), "the push path stood still for {longest:?}");
+    println!("{published} ticks");
 }
 
 /// `TICKMESH_TEST_KILLS` (2).

@@ -12,15 +12,15 @@ use tickmesh_store::series::tdengine::Tdengine;
 use tickmesh_store::series::{BarQuery, RoomRows, Select, TimeSeries, suite};
 use tickmesh_store::{StoreError, Stores};
 use tickmesh_tests::taos_stub::{Cell, TaosStub};
-use tickmesh_tests::{eventually, free_address};
+use tickmesh_tests::{DEADLINE, eventually, free_address};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What a call may take in the tests of failures.
-const TIMEOUT: Duration = Duration::from_millis(700);
-/// What a busy machine may add to it.
-const SLACK: Duration = Duration::from_millis(1_500);
+/// What a call may take where it has to run out, and yet succeeds otherwise.
+const SHORT: Duration = Duration::from_millis(1_500);
+/// What a call may take where it does not run out.
+const LONG: Duration = Duration::from_secs(20);
 
 fn open(dsn: &str, timeout: Duration) -> Tdengine {
     let config = TdengineConfig {
@@ -55,11 +55,9 @@ fn newest(limit: usize) -> Select {
     Select::Last { span: 0..u64::MAX, limit, bytes: usize::MAX }
 }
 
-/// The error of a call, which has to come in time.
+/// The error of a call. It comes, though the server may say nothing.
 async fn error<T: std::fmt::Debug>(call: impl Future<Output = Result<T, StoreError>>) -> StoreError {
-    let start = Instant::now();
-    let error = timeout(TIMEOUT + SLACK, call).await.expect("an end in time").expect_err("an error");
-    println!("after {:?}: {error}", start.elapsed());
+    let error = timeout(DEADLINE, call).await.expect("an end").expect_err("an error");
     assert!(!format!("{error:?}").contains(TaosStub::PASSWORD));
     error
 }
@@ -75,7 +73,7 @@ async fn recovers(series: &Arc<dyn TimeSeries>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tdengine_passes_the_suite() {
     let stub = TaosStub::start().await;
-    let (tdengine, series) = prepared(&stub, Duration::from_secs(10)).await;
+    let (tdengine, series) = prepared(&stub, LONG).await;
     suite::run(&*series).await;
     println!(
         "the suite ran on the protocol stub: {:?}, {} rows",
@@ -127,7 +125,7 @@ async fn a_real_tdengine_passes_the_suite() {
 #[tokio::test]
 async fn on_a_runtime_of_one_thread_it_works_too() {
     let stub = TaosStub::start().await;
-    let (tdengine, series) = prepared(&stub, Duration::from_secs(10)).await;
+    let (tdengine, series) = prepared(&stub, LONG).await;
     series.append(&rows("one", 1..100)).await.expect("appended");
     assert_eq!(series.rows(&RoomName::new("one").unwrap(), &newest(5)).await.expect("found").len(), 5);
     tdengine.ping().await.expect("it is there");
@@ -139,7 +137,7 @@ async fn on_a_runtime_of_one_thread_it_works_too() {
 async fn a_server_without_retention_per_table_is_prepared_too() {
     let stub = TaosStub::start().await;
     stub.without_table_keep();
-    let (tdengine, series) = prepared(&stub, Duration::from_secs(10)).await;
+    let (tdengine, series) = prepared(&stub, LONG).await;
     tdengine.prepare().await.expect("again");
     series.append(&rows("r", 1..2)).await.expect("appended");
     let statements = stub.statements();
@@ -152,7 +150,7 @@ async fn a_server_without_retention_per_table_is_prepared_too() {
 #[tokio::test]
 async fn before_it_is_prepared_calls_fail_and_then_work() {
     let stub = TaosStub::start().await;
-    let tdengine = open(&stub.dsn(), TIMEOUT);
+    let tdengine = open(&stub.dsn(), LONG);
     let series = tdengine.series();
     assert!(matches!(error(series.append(&rows("r", 1..2))).await, StoreError::Unavailable(_)));
     assert!(matches!(error(tdengine.ping()).await, StoreError::Unavailable(_)));
@@ -169,7 +167,7 @@ async fn before_it_is_prepared_calls_fail_and_then_work() {
 #[tokio::test]
 async fn nothing_listens() {
     let address = free_address();
-    let tdengine = open(&format!("taos+ws://root:{}@{address}/tickmesh", TaosStub::PASSWORD), TIMEOUT);
+    let tdengine = open(&format!("taos+ws://root:{}@{address}/tickmesh", TaosStub::PASSWORD), LONG);
     let series = tdengine.series();
     for _ in 0..10 {
         assert!(matches!(error(tdengine.prepare()).await, StoreError::Unavailable(_)));
@@ -183,7 +181,7 @@ async fn nothing_listens() {
 #[tokio::test]
 async fn the_password_is_wrong() {
     let stub = TaosStub::start().await;
-    let tdengine = open(&stub.dsn().replace(TaosStub::PASSWORD, "another"), TIMEOUT);
+    let tdengine = open(&stub.dsn().replace(TaosStub::PASSWORD, "another"), LONG);
     let told = error(tdengine.prepare()).await;
     assert!(matches!(told, StoreError::Unavailable(_)) && !told.to_string().contains("another"));
 }
@@ -191,7 +189,7 @@ async fn the_password_is_wrong() {
 #[tokio::test]
 async fn it_accepts_and_says_nothing() {
     let stub = TaosStub::start().await;
-    let (tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (tdengine, series) = prepared(&stub, SHORT).await;
     series.append(&rows("r", 1..2)).await.expect("appended");
     stub.silence(true);
     // More calls than connections, at once: those that wait for a connection end in time too.
@@ -202,7 +200,7 @@ async fn it_accepts_and_says_nothing() {
     });
     futures_util::future::join_all(calls).await;
     // Also with a patience in which the driver itself gives up.
-    let patient = open(&stub.dsn(), Duration::from_millis(2_500));
+    let patient = open(&stub.dsn(), 2 * SHORT);
     assert_eq!(patient.ping().await, Err(StoreError::Timeout));
     let status = tdengine.pool_status();
     assert_eq!((status.size, status.waiting), (0, 0), "none was kept");
@@ -225,7 +223,7 @@ async fn it_babbles() {
             });
         }
     });
-    let tdengine = open(&format!("taos+ws://root:{}@{address}/tickmesh", TaosStub::PASSWORD), TIMEOUT);
+    let tdengine = open(&format!("taos+ws://root:{}@{address}/tickmesh", TaosStub::PASSWORD), LONG);
     assert!(matches!(error(tdengine.ping()).await, StoreError::Unavailable(_)));
     assert!(matches!(error(tdengine.series().append(&rows("r", 1..2))).await, StoreError::Unavailable(_)));
     assert_eq!(tdengine.pool_status().size, 0);
@@ -234,8 +232,8 @@ async fn it_babbles() {
 #[tokio::test]
 async fn it_is_slow() {
     let stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
-    stub.delay(TIMEOUT / 4);
+    let (_tdengine, series) = prepared(&stub, SHORT).await;
+    stub.delay(SHORT / 4);
     assert_eq!(error(series.append(&rows("r", 1..2))).await, StoreError::Timeout, "its turns add up");
     stub.delay(Duration::from_millis(5));
     recovers(&series).await;
@@ -244,7 +242,7 @@ async fn it_is_slow() {
 #[tokio::test]
 async fn connections_break_in_the_middle() {
     let stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (_tdengine, series) = prepared(&stub, LONG).await;
     let room = RoomName::new("r").unwrap();
     series.append(&rows("r", 1..3)).await.expect("appended");
     for action in ["prepare", "set_tags", "bind", "exec"] {
@@ -270,7 +268,7 @@ async fn connections_break_in_the_middle() {
 #[tokio::test]
 async fn a_call_that_is_given_up_leaves_no_broken_connection() {
     let stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, Duration::from_secs(10)).await;
+    let (_tdengine, series) = prepared(&stub, LONG).await;
     let room = RoomName::new("r").unwrap();
     series.append(&rows("r", 1..3)).await.expect("appended");
     stub.delay(Duration::from_millis(20));
@@ -286,7 +284,7 @@ async fn a_call_that_is_given_up_leaves_no_broken_connection() {
 #[tokio::test]
 async fn the_server_says_no() {
     let stub = TaosStub::start().await;
-    let (tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (tdengine, series) = prepared(&stub, LONG).await;
     stub.fail(Some((0x2207, "No disk space available")));
     let told = error(series.append(&rows("r", 1..3))).await;
     assert_eq!(told, StoreError::Unavailable("error 0x2207".into()));
@@ -310,7 +308,7 @@ async fn the_server_says_no() {
 #[tokio::test]
 async fn tables_of_another_shape_are_no_fault_of_the_rows() {
     let stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (_tdengine, series) = prepared(&stub, LONG).await;
     for (code, text) in
         [(0x2602, "Invalid column name"), (0x2605, "Invalid value type"), (0x2600, "syntax error")]
     {
@@ -331,7 +329,7 @@ async fn slow_questions_of_users_do_not_hold_up_who_writes() {
     let mut stub = TaosStub::start().await;
     let mut config = Config::node_defaults();
     config.tdengine.dsn = Secret::new(stub.dsn());
-    config.tdengine.timeout_ms = TIMEOUT.as_millis() as u64;
+    config.tdengine.timeout_ms = SHORT.as_millis() as u64;
     config.tdengine.pool_max = 4;
     config.stores.breaker_open_ms = 100;
     let stores = Stores::open(&config, "n").expect("stores");
@@ -363,7 +361,7 @@ async fn slow_questions_of_users_do_not_hold_up_who_writes() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(60), async {
+    timeout(DEADLINE, async {
         tokio::select! {
             () = asking => {}
             () = writing => {}
@@ -386,7 +384,7 @@ async fn slow_questions_of_users_do_not_hold_up_who_writes() {
 #[tokio::test]
 async fn what_can_never_be_kept_is_refused() {
     let stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (_tdengine, series) = prepared(&stub, LONG).await;
     let old = now() - 3_651 * 24 * 3_600_000;
     for at in [0, old, 31_556_995_200_001, u64::MAX] {
         let told = error(series.append(&[suite::room_rows("r", "S", [(now(), 1), (at, 2)])])).await;
@@ -402,7 +400,7 @@ async fn what_can_never_be_kept_is_refused() {
 #[tokio::test]
 async fn a_restart_in_between_loses_nothing() {
     let mut stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (_tdengine, series) = prepared(&stub, LONG).await;
     let room = RoomName::new("r").unwrap();
     for round in 0..5u64 {
         let seqs = round * 100 + 1..round * 100 + 101;
@@ -423,7 +421,7 @@ async fn a_restart_in_between_loses_nothing() {
 #[tokio::test]
 async fn only_names_of_tables_are_made_of_what_came_from_outside() {
     let stub = TaosStub::start().await;
-    let (_tdengine, series) = prepared(&stub, TIMEOUT).await;
+    let (_tdengine, series) = prepared(&stub, LONG).await;
     series.append(&[suite::room_rows("A.b:C-d_e", "Sym.B:1", [(now(), 1)])]).await.expect("appended");
     let sent = stub.rows("tick_data");
     assert_eq!(sent[0].table, "t__41_2eb_3a_43_2dd_5fe");

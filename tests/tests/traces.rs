@@ -2,11 +2,9 @@
 //! sampled; and a collector that fails is nobody's trouble.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tickmesh_tests::{Client, Collector, Manner, NodeProcess, Received, RedisServer, Sandbox, eventually};
-use tokio::time::Instant;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -189,8 +187,7 @@ async fn what_waits_is_sent_when_a_node_stops() {
     assert_eq!(collector.of(TRACE).len(), 2, "{:#?}", collector.received());
 }
 
-/// Publishes go on with such a collector, none slower than a moment, and what it does not take is counted; the node stops
-/// within its time.
+/// Publishes go on with such a collector, and what it does not take is counted; the node stops.
 async fn collector_fails(url: &str) {
     let redis = RedisServer::start();
     let environment = [
@@ -202,30 +199,28 @@ async fn collector_fails(url: &str) {
     let mut node = NodeProcess::start("a", &redis.url(), &environment);
     let mut client = Client::connect(node.address(), "").await;
     client.subscribe("market_1", json!({})).await;
-    let (mut slowest, mut last) = (Duration::ZERO, 0);
+    let mut last = 0;
     // Three spans each: many times what the queue holds.
     for _ in 0..300 {
-        let begun = Instant::now();
         let payload = json!({"room": "market_1", "event": "quote", "data": 1});
         let answer = client.request("publish", payload).await;
         last = answer["data"]["seq"].as_u64().unwrap_or_else(|| panic!("{answer}"));
-        slowest = slowest.max(begun.elapsed());
     }
     client.read_until("market_1", last).await;
-    assert!(slowest < Duration::from_millis(900), "nobody waited for the collector: {slowest:?}");
     let dropped = || metric(node.address(), "tickmesh_traces_dropped_total");
     eventually("what is lost is counted", || async { dropped().await >= 900 - 64 }).await;
     assert_eq!(metric(node.address(), "tickmesh_traces_exported_total").await, 0);
-    let begun = Instant::now();
     drop(client);
     node.signal("-TERM");
     node.ended().await;
-    assert!(begun.elapsed() < Duration::from_secs(8), "the stop took {:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn a_collector_that_hangs_costs_nothing() {
-    collector_fails(&Collector::start(Manner::Hang).await.url()).await;
+    let collector = Collector::start(Manner::Hang).await;
+    collector_fails(&collector.url()).await;
+    let asked = collector.requests();
+    assert!((1..100).contains(&asked), "300 publishes did not wait for {asked} requests that got no answer");
 }
 
 #[tokio::test]

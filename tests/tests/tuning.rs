@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use serde_json::{Value, json};
-use tickmesh_tests::{NodeProcess, RedisServer, Sandbox, eventually};
+use tickmesh_tests::{DEADLINE, NodeProcess, RedisServer, Sandbox, eventually};
+use tokio::time::Instant;
 
 async fn put(sandbox: &Sandbox, wanted: Value) -> (u16, Value) {
     let answer = sandbox.request("PUT", "/api/v1/tuning", "", &wanted.to_string()).await;
@@ -30,11 +31,18 @@ async fn a_change_holds_at_once_for_those_who_are_connected() {
     assert_eq!(refused["error_details"]["max_subscriptions"], 1, "{refused}");
     let message = json!({ "room": "market_3", "event": "e", "data": 1 });
     assert_eq!(client.request("publish", message.clone()).await["success"], true);
-    assert_eq!(client.request("publish", message.clone()).await["error_code"], "RATE_LIMIT_EXCEEDED");
+    // One a second: on a busy machine a second may go by between two.
+    let end = Instant::now() + DEADLINE;
+    while client.request("publish", message.clone()).await["error_code"] != "RATE_LIMIT_EXCEEDED" {
+        assert!(Instant::now() < end, "it is refused");
+    }
     let three = json!({ "messages": [message, message, message] });
     assert_eq!(sandbox.post(0, "/api/v1/publish", &three).await.status, 400);
     assert_eq!(sandbox.post(0, "/api/v1/publish", &message).await.status, 200);
-    assert_eq!(sandbox.post(0, "/api/v1/publish", &message).await.status, 429);
+    eventually("it is refused", || async {
+        sandbox.post(0, "/api/v1/publish", &message).await.status == 429
+    })
+    .await;
 
     put(&sandbox, json!({ "limits.max_connections": 1 })).await;
     assert_eq!(tickmesh_tests::Client::try_connect(sandbox.address(0), "", &[]).await.err(), Some(503));

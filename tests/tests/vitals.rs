@@ -1,7 +1,7 @@
 //! The live view: what every process tells of itself once a second, and what happens to processes, once each.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tickmesh_tests::{Client, DEADLINE, NodeProcess, RedisServer, Sandbox, eventually, token};
@@ -173,6 +173,11 @@ async fn only_operators_see_it() {
     assert_eq!(others["success"], true, "other rooms of system_ are for users as ever: {others}");
 }
 
+/// UTC milliseconds.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
+}
+
 #[tokio::test]
 async fn vitals_are_skipped_while_redis_is_away_and_nothing_piles_up() {
     let mut server = RedisServer::append_only();
@@ -182,12 +187,12 @@ async fn vitals_are_skipped_while_redis_is_away_and_nothing_piles_up() {
     let ready = async || Sandbox::http(node.address(), "GET", "/readyz", "", "").await.status;
     eventually("it is noticed", || async { ready().await == 503 }).await;
     let begun = Instant::now();
+    let away = now();
     while begun.elapsed() < Duration::from_secs(6) {
-        let asked = Instant::now();
         assert_eq!(Sandbox::http(node.address(), "GET", "/healthz", "", "").await.status, 200);
-        assert!(asked.elapsed() < Duration::from_secs(1), "nothing is blocked");
         sleep(Duration::from_millis(100)).await;
     }
+    let back = now();
     server.restart();
     eventually("it is back", || async { ready().await == 200 }).await;
     let times = async || {
@@ -197,7 +202,7 @@ async fn vitals_are_skipped_while_redis_is_away_and_nothing_piles_up() {
     let before = times().await.len();
     eventually("vitals go on", || async { times().await.len() >= before + 2 }).await;
     let all = times().await;
-    assert!(all.windows(2).all(|pair| pair[0] + 300 < pair[1]), "none was kept for later: {all:?}");
-    let gap = all.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-    assert!(gap > 5_000, "those meanwhile are skipped: {all:?}");
+    let meanwhile = all.iter().filter(|at| (away..back).contains(*at)).count();
+    // The last one may be on its way when Redis is back.
+    assert!(meanwhile <= 1, "none was kept for later: {all:?} from {away} to {back}");
 }
