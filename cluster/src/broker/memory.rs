@@ -1,8 +1,9 @@
 //! The broker of a single process: logs in memory, gone with it.
 //!
 //! Invariants: a message is numbered, kept and offered to all connections under its room's lock, so that every reader
-//! sees one order. All logs together, with the ids of messages that would be known again, take no more than so many bytes:
-//! where they would, the rooms that hold most give up their oldest.
+//! sees one order. All logs together, with the ids by which repeated messages are recognised, take no more than so many
+//! bytes: where they would, the rooms that hold most lose their oldest messages and ids, and rooms that nobody follows are
+//! forgotten. A room that somebody follows keeps its newest message whatever the bound is.
 
 mod room;
 
@@ -47,10 +48,12 @@ pub struct MemoryCluster {
     /// What all rooms take.
     bytes: AtomicUsize,
     most: usize,
-    /// Who makes room does so alone.
-    making_room: Mutex<()>,
-    /// Messages and ids that went though their class would have kept them.
-    pushed_out: [AtomicU64; 2],
+    /// Beyond so many something is evicted: `most`, or more where all that is left is what must stay.
+    evict_beyond: AtomicUsize,
+    /// One thread at a time evicts.
+    evicting: Mutex<()>,
+    /// Messages and ids that were evicted though their class would have kept them.
+    evicted: [AtomicU64; 2],
 }
 
 /// One node's connection to a [`MemoryCluster`].
@@ -80,8 +83,9 @@ impl MemoryCluster {
             pressure: AtomicU32::new(0),
             bytes: AtomicUsize::new(0),
             most,
-            making_room: Mutex::default(),
-            pushed_out: Default::default(),
+            evict_beyond: AtomicUsize::new(most),
+            evicting: Mutex::default(),
+            evicted: Default::default(),
         })
     }
 
@@ -103,11 +107,10 @@ impl MemoryCluster {
         (self.bytes.load(Ordering::Relaxed), self.most)
     }
 
-    /// How many messages, and ids of messages that would be known again, went before their time because the logs took too many
-    /// bytes.
+    /// How many messages, and ids by which repeated messages are recognised, were evicted because the logs took too many bytes.
     #[must_use]
-    pub fn pushed_out(&self) -> [u64; 2] {
-        self.pushed_out.each_ref().map(|count| count.load(Ordering::Relaxed))
+    pub fn evicted(&self) -> [u64; 2] {
+        self.evicted.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Does something with a room, and counts what it takes then.
@@ -122,14 +125,14 @@ impl MemoryCluster {
         done
     }
 
-    /// Where all rooms take too much, those that take most give up their oldest.
-    fn make_room(&self) {
-        if self.bytes.load(Ordering::Relaxed) <= self.most {
+    /// Where all rooms take too much, those that take most lose their oldest messages and ids.
+    fn evict(&self) {
+        let is_due = || self.bytes.load(Ordering::Relaxed) > self.evict_beyond.load(Ordering::Relaxed);
+        if !is_due() {
             return;
         }
-        let _alone = self.making_room.lock();
-        let over = |most| self.bytes.load(Ordering::Relaxed) > most;
-        if !over(self.most) {
+        let _alone = self.evicting.lock();
+        if !is_due() {
             return;
         }
         let most = self.most - self.most / SHARE;
@@ -137,13 +140,15 @@ impl MemoryCluster {
         let level = fair::level(rooms.iter().map(|room| room.lock().bytes()).collect(), most);
         for room in rooms {
             let gone = self.with(&room, |room| room.shrink_to(level));
-            for (count, gone) in self.pushed_out.iter().zip(gone) {
+            for (count, gone) in self.evicted.iter().zip(gone) {
                 count.fetch_add(gone, Ordering::Relaxed);
             }
         }
-        if over(self.most - self.most / SHARE / 2) {
+        if self.bytes.load(Ordering::Relaxed) > self.most - self.most / SHARE / 2 {
             self.forget_idle(most);
         }
+        let left = self.bytes.load(Ordering::Relaxed);
+        self.evict_beyond.store(self.most.max(left + left / SHARE / 2), Ordering::Relaxed);
     }
 
     /// There are too many rooms: forgets those that were not used for longest and that nobody follows.
@@ -162,7 +167,7 @@ impl MemoryCluster {
             }
             if let Some(room) = rooms.remove(&name) {
                 let room = room.lock();
-                self.pushed_out[0].fetch_add(room.log.len() as u64, Ordering::Relaxed);
+                self.evicted[0].fetch_add(room.log.len() as u64, Ordering::Relaxed);
                 self.bytes.fetch_sub(room.bytes(), Ordering::Relaxed);
             }
         }
@@ -251,7 +256,7 @@ impl Broker for MemoryBroker {
                 let room = self.cluster.room(&publish.room);
                 let position = self.cluster.with(&room, |room| room.publish(publish, now, pressure));
                 drop(room);
-                self.cluster.make_room();
+                self.cluster.evict();
                 Ok(position)
             })
             .collect()
@@ -259,7 +264,7 @@ impl Broker for MemoryBroker {
 
     async fn subscribe(&self, room: &RoomName) -> Result<Position, BrokerError> {
         let room = self.cluster.room(room);
-        self.cluster.make_room();
+        self.cluster.evict();
         let mut room = room.lock();
         if !room.subscribers.iter().any(|(id, _)| *id == self.id) {
             room.subscribers.push((self.id, self.inbox.clone()));
@@ -279,7 +284,7 @@ impl Broker for MemoryBroker {
         let room = self.cluster.room(room);
         let history = self.cluster.with(&room, |room| room.history(&replay, now));
         drop(room);
-        self.cluster.make_room();
+        self.cluster.evict();
         Ok(history)
     }
 

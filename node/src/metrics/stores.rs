@@ -42,12 +42,12 @@ impl Collector for StoresCollector {
         let text = "What is kept in this process's memory, in bytes; 0 where it is kept elsewhere";
         figures.gauges("store_memory_bytes", text, held)?;
         let most = kept.map(|(labels, (_, most))| (labels, most as u64));
-        let text = "Bytes that it may take: beyond, the oldest goes";
+        let text = "Bytes that it may take: beyond, the oldest is evicted";
         figures.gauges("store_memory_limit_bytes", text, most)?;
-        let gone = self.logs.as_ref().map(|logs| logs.pushed_out()).unwrap_or_default();
+        let gone = self.logs.as_ref().map(|logs| logs.evicted()).unwrap_or_default();
         let gone = ["messages", "ids"].into_iter().zip(gone).map(|(what, count)| ([("what", what)], count));
-        let text = "What went from logs in memory before its time, because they took too many bytes";
-        figures.counters("log_pushed_out", text, gone)?;
+        let text = "What was evicted from logs in memory before its time, because they took too many bytes";
+        figures.counters("log_evicted", text, gone)?;
         let stores = self.stores.health();
         let up = stores.iter().map(|(name, health)| ([("store", *name)], u64::from(health.is_up())));
         figures.gauges("store_up", "1 while the store is prepared and not left alone", up)?;

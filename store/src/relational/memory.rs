@@ -99,7 +99,7 @@ impl MemoryRelational {
 }
 
 impl Data {
-    /// Makes place for something that somebody asked to be kept.
+    /// Counts something that somebody asked to be kept; refuses it where it does not fit.
     fn ask(&mut self, bytes: usize) -> Result<(), StoreError> {
         if !self.asked.has_room(bytes) {
             return Err(StoreError::Refused(
@@ -123,7 +123,7 @@ impl Data {
     }
 
     /// Hits are too many: those users who have most lose their oldest.
-    fn make_room_for_hits(&mut self) {
+    fn evict_hits(&mut self) {
         let mut users: FxHashMap<String, usize> = FxHashMap::default();
         for kept in self.hits.values() {
             *users.entry(kept.hit.user_id.clone()).or_default() += weight::hit(kept);
@@ -327,7 +327,7 @@ impl Hits for MemoryRelational {
             data.hits.insert(hit.hit_id, kept);
             new.push(hit);
             if data.hit_bytes.is_over() {
-                data.make_room_for_hits();
+                data.evict_hits();
             }
         }
         Ok(new)

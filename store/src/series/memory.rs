@@ -1,9 +1,8 @@
 //! The time-series store of a single process, in memory.
 //!
-//! It is bounded in bytes, [`Bounds`] for ticks and for bars each: where there are too many, the rooms that hold most give up
-//! what was appended first, and the symbols and periods that hold most their oldest bars. To those who ask, what has made
-//! room is what its retention has ended for: what is left has everything from some sequence number on. It must not know
-//! TDengine.
+//! It is bounded in bytes, [`Bounds`] for ticks and for bars each: where there are too many, the rooms that hold most lose
+//! what was appended first, and the symbols and periods that hold most their oldest bars. The retention of what is evicted
+//! has ended: of a room everything from some sequence number on is left. It must not know TDengine.
 
 mod bars;
 mod segment;

@@ -139,9 +139,9 @@ async fn all_logs_together_are_bounded_in_bytes_and_the_busy_ones_give_up_theirs
         assert!(!missed.complete, "what went is told");
     }
     // What was published last is still known.
-    let again = broker.publish(vec![suite::publish("busy3", "1", Some("id-6019"))]).await.remove(0).unwrap();
+    let again = broker.publish(vec![suite::publish("busy3", "1", Some("id-6020"))]).await.remove(0).unwrap();
     assert_eq!(again.seq, 2_000);
-    let [messages, _] = cluster.pushed_out();
+    let [messages, _] = cluster.evicted();
     assert!(messages > 1_000, "{messages}");
 }
 
@@ -211,4 +211,24 @@ async fn what_a_room_held_is_given_back_when_its_time_is_over() {
     time.fetch_add(4_000_000, Ordering::Relaxed);
     cluster.sweep_now();
     assert_eq!(cluster.bytes().0, 0);
+}
+
+#[tokio::test]
+async fn rooms_that_are_followed_stay_whatever_the_bound_is() {
+    const MOST: usize = 1 << 20;
+    let cluster = MemoryCluster::bounded(Classes::default(), Arc::new(|| 1_000_000), MOST);
+    let (tx, _events) = inbox(10_000);
+    let broker = cluster.connect(tx);
+    let name = |n: u64| RoomName::new(&format!("room{n}")).unwrap();
+    for n in 0..3_000 {
+        let followed = broker.subscribe(&name(n)).await.unwrap();
+        let published =
+            broker.publish(vec![suite::publish(&format!("room{n}"), "1", None)]).await.remove(0).unwrap();
+        assert_eq!(published.epoch, followed.epoch);
+    }
+    assert_eq!(cluster.bytes().0, cluster.recount());
+    for n in 0..3_000 {
+        let history = broker.history(&name(n), Replay::Last(10)).await.unwrap();
+        assert_eq!(history.messages.len(), 1, "room{n}");
+    }
 }

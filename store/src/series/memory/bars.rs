@@ -86,7 +86,7 @@ impl Bars {
         line.used = self.clock;
         self.bytes = self.bytes - before + line.bytes();
         if self.bytes > self.most {
-            self.make_room();
+            self.evict();
         }
     }
 
@@ -117,7 +117,7 @@ impl Bars {
         }
     }
 
-    fn make_room(&mut self) {
+    fn evict(&mut self) {
         let most = self.most - self.most / SHARE;
         let level = fair::level(self.lines.values().map(Line::bytes).collect(), most);
         let mut bytes = 0;

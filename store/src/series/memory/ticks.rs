@@ -42,7 +42,7 @@ struct Room {
     position: Position,
     /// The greatest sequence number of all.
     highest: u64,
-    /// Up to here rows of this life of the log have made room.
+    /// Rows of this life of the log up to here were evicted.
     gone: Option<Position>,
     /// When something was appended last, by the number of rows.
     used: u64,
@@ -73,7 +73,7 @@ impl Ticks {
         room.used = self.clock;
         self.bytes = self.bytes - before + room.bytes();
         if self.bytes > self.most {
-            self.make_room();
+            self.evict();
         }
     }
 
@@ -95,7 +95,7 @@ impl Ticks {
         }
     }
 
-    fn make_room(&mut self) {
+    fn evict(&mut self) {
         let most = self.most - self.most / SHARE;
         let level = fair::level(self.rooms.values().map(Room::bytes).collect(), most);
         let mut bytes = 0;
@@ -143,7 +143,7 @@ impl Room {
         let seq = row.message.seq;
         self.position = Position { epoch: row.epoch.clone(), seq };
         if self.gone.as_ref().is_some_and(|gone| gone.epoch == row.epoch && seq <= gone.seq) {
-            // It has made room already.
+            // It was evicted already.
             return;
         }
         if let Some((segment, index)) = self.find(seq, row.at) {
@@ -191,19 +191,20 @@ impl Room {
             let more = self.segments.len() > 1;
             let Some(first) = self.segments.front_mut().filter(|_| over > 0) else { return };
             let before = first.heap();
-            let part =
-                if more && over >= before { None } else { first.keep_newest(before.saturating_sub(over)) };
-            if let Some(seq) = part {
-                self.gone = Some(Position { epoch: first.epoch().clone(), seq });
-                self.heap = self.heap - before + first.heap();
-            } else if more && let Some(first) = self.segments.pop_front() {
-                self.heap -= before;
-                self.gone = first.end().or(self.gone.take());
-                if self.segments.capacity() > 2 * self.segments.len() {
-                    self.segments.shrink_to_fit();
+            if !more || over < before {
+                let gone = first.keep_newest(before.saturating_sub(over));
+                let (epoch, after) = (first.epoch().clone(), first.heap());
+                self.gone = gone.map(|seq| Position { epoch, seq }).or(self.gone.take());
+                self.heap = self.heap - before + after;
+                if after < before {
+                    continue;
                 }
-            } else {
-                return;
+            }
+            let Some(first) = self.segments.pop_front_if(|_| more) else { return };
+            self.heap -= first.heap();
+            self.gone = first.end().or(self.gone.take());
+            if self.segments.capacity() > 2 * self.segments.len() {
+                self.segments.shrink_to_fit();
             }
         }
     }
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_made_room_does_not_come_back_as_new() {
+    fn what_was_evicted_does_not_come_back_as_new() {
         let mut ticks = Ticks::new(64 << 10);
         for seq in 1..=5_000 {
             ticks.append(&name(1), &suite::row(seq, seq));
