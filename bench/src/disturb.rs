@@ -233,7 +233,8 @@ where
 pub(crate) async fn roll(args: RollArgs) -> anyhow::Result<bool> {
     let (rounds, nodes) = (args.rounds, args.load.nodes);
     if let Some(via) = args.standing.via {
-        let command = args.restart.context("--via needs --restart: the command that restarts a node there")?;
+        let command =
+            args.restart.context("--via needs --restart: the command that restarts a node there")?;
         return standing_under_load(
             args.load,
             (via, args.standing.token),
@@ -260,8 +261,9 @@ pub(crate) async fn roll(args: RollArgs) -> anyhow::Result<bool> {
 pub(crate) async fn kill(args: KillArgs) -> anyhow::Result<bool> {
     let (every, duration, nodes) = (args.every, args.duration, args.load.nodes);
     if let Some(via) = args.standing.via {
-        let command =
-            args.kill.context("--via needs --kill: the command that kills a node there and starts it again")?;
+        let command = args
+            .kill
+            .context("--via needs --kill: the command that kills a node there and starts it again")?;
         return standing_under_load(
             args.load,
             (via, args.standing.token),

@@ -114,7 +114,7 @@ pub struct TargetArgs {
         value_parser = parse_url
     )]
     via: Vec<String>,
-    /// API key or JWT of a user who may publish
+    /// API key or JWT, where the server asks for one
     #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true, value_parser = parse_token)]
     token: Option<String>,
     /// Protocol of the connections
@@ -297,7 +297,9 @@ mod tests {
     fn addresses_and_tokens_are_refused_before_anything_is_tried() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.command);
         for flag in ["--via", "--url", "--to", "--at"] {
-            for line in ["rpc", "fanout", "publish", "idle", "soak", "roll --restart x", "kill --kill x", "during x"] {
+            for line in
+                ["rpc", "fanout", "publish", "idle", "soak", "roll --restart x", "kill --kill x", "during x"]
+            {
                 let given = parse(&format!("bench {line} {flag} http://h:1")).unwrap();
                 assert_eq!(given.servers(), ["http://h:1"], "{line} {flag}");
                 for bad in ["h:1", "https://h", "http://", "ftp://h"] {
@@ -313,7 +315,10 @@ mod tests {
     #[test]
     fn the_baseline_listens_where_servers_would() {
         for text in ["9000", ":9000", "localhost:9000", "127.0.0.1:9000"] {
-            assert_eq!(parse_listen(text).map(|address| address.to_string()).as_deref(), Ok("127.0.0.1:9000"));
+            assert_eq!(
+                parse_listen(text).map(|address| address.to_string()).as_deref(),
+                Ok("127.0.0.1:9000")
+            );
         }
         for bad in ["", ":", "nowhere", "localhost", "65536", "+1"] {
             assert!(parse_listen(bad).is_err(), "{bad:?}");

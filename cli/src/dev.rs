@@ -62,6 +62,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         print!("{}", Banner { url: &url, listening: gateway.address(), config });
         let feeding = (!args.no_feed).then(|| actix_rt::spawn(feed::demo(cluster.seat("feed").broker)));
         stop.wait().await;
+        println!("stopping; Ctrl-C again ends it at once");
         if let Some(feeding) = feeding {
             feeding.abort();
         }

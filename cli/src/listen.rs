@@ -15,11 +15,15 @@ pub(crate) fn trouble(address: SocketAddr, error: &io::Error, set_by: SetBy) -> 
     match error.kind() {
         ErrorKind::AddrInUse => {
             let other = set_by.example(free_beside(address));
-            format!("{cannot}: another process listens there; choose another address {other}, or stop that process")
+            format!(
+                "{cannot}: another process listens there; choose another address {other}, or stop that process"
+            )
         }
         ErrorKind::AddrNotAvailable => {
             let other = set_by.example(SocketAddr::new([0, 0, 0, 0].into(), address.port()));
-            format!("{cannot}: this machine does not have that address; choose one of its own, or 0.0.0.0 for all of them, {other}")
+            format!(
+                "{cannot}: this machine does not have that address; choose one of its own, or 0.0.0.0 for all of them, {other}"
+            )
         }
         ErrorKind::PermissionDenied => {
             let other = set_by.example(free_beside(SocketAddr::new(address.ip(), 8_079)));
@@ -84,7 +88,10 @@ mod tests {
     fn other_troubles_have_other_ways_out() {
         let away = SocketAddr::from(([192, 0, 2, 1], 80));
         let said = text(away, ErrorKind::AddrNotAvailable, SetBy::Listen);
-        assert!(said.contains("does not have that address") && said.contains("--listen 0.0.0.0:80"), "{said}");
+        assert!(
+            said.contains("does not have that address") && said.contains("--listen 0.0.0.0:80"),
+            "{said}"
+        );
         let said = text(away, ErrorKind::PermissionDenied, SetBy::Listen);
         assert!(said.contains("from 1024") && said.contains("--listen 192.0.2.1:"), "{said}");
         assert_eq!(

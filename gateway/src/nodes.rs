@@ -190,7 +190,7 @@ impl Node {
         };
         let before = self.state.send_replace(state);
         if before != state {
-            tracing::info!(node = self.id, ?before, ?state, "node");
+            tracing::info!(node = self.id, from = ?before, to = ?state, "the state of a node has changed");
         }
         (before, state) == (State::Alive, State::Dead)
     }

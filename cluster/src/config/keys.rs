@@ -301,7 +301,7 @@ pub(super) const KEYS: &[Key] = &[
         "log.level",
         Kind::Text,
         "A filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\". Read again on SIGHUP. Below\n\
-         info there are only this program's own lines: those of libraries may hold what clients sent.",
+         info there are only this program's own lines: those of libraries may hold what clients sent. `tickmesh dev` defaults to \"warn\".",
     ),
     key(
         "market.prefix",

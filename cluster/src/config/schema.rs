@@ -164,9 +164,7 @@ impl Kind {
             }
             Self::Choice(words) => text.is_some_and(|text| words.contains(&text)),
             Self::Address => text.is_some_and(|text| listen_address(text).is_ok()),
-            Self::OptionalAddress => {
-                text.is_some_and(|text| text.is_empty() || listen_address(text).is_ok())
-            }
+            Self::OptionalAddress => text.is_some_and(|text| text.is_empty() || listen_address(text).is_ok()),
             Self::Name => text.is_some_and(|text| {
                 text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
             }),

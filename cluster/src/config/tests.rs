@@ -137,7 +137,9 @@ fn a_port_alone_is_one_of_the_loopback_address() {
     }
     assert_eq!(load("[node]\nlisten = 9000", &[]).unwrap().node.listen.to_string(), "127.0.0.1:9000");
     assert_eq!(listen_address("[::]:1").map(|address| address.to_string()).as_deref(), Ok("[::]:1"));
-    for bad in ["", ":", "localhost", "localhost:", "+9000", "-1", "65536", "0.0.0.0", "example.com:80", " 9000"] {
+    for bad in
+        ["", ":", "localhost", "localhost:", "+9000", "-1", "65536", "0.0.0.0", "example.com:80", " 9000"]
+    {
         assert_eq!(listen_address(bad), Err(BadListenAddress), "{bad:?}");
     }
 }

@@ -84,8 +84,7 @@ pub struct BadListenAddress;
 
 impl BadListenAddress {
     /// What is one.
-    pub(super) const ALLOWED: &str =
-        "an IP address and port such as \"0.0.0.0:8080\", or the port alone for 127.0.0.1 (\"8080\", \"localhost:8080\")";
+    pub(super) const ALLOWED: &str = "an IP address and port such as \"0.0.0.0:8080\", or the port alone for 127.0.0.1 (\"8080\", \"localhost:8080\")";
 }
 
 /// Reads an address to listen on: an IP address with a port, or a port of the loopback address, which is written `8080`,
