@@ -114,7 +114,7 @@ pub struct TargetArgs {
         value_parser = parse_url
     )]
     via: Vec<String>,
-    /// API key or JWT of a user who may publish
+    /// API key or JWT, where the server asks for one
     #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true, value_parser = parse_token)]
     token: Option<String>,
     /// Protocol of the connections

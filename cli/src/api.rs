@@ -30,6 +30,13 @@ pub(crate) struct Refused {
     text: String,
 }
 
+impl Refused {
+    /// Whether a request failed by an answer.
+    pub(crate) fn is(error: &anyhow::Error) -> bool {
+        error.is::<Self>()
+    }
+}
+
 impl Api {
     /// As the flags say, with so long to wait for an answer at most. Needs a runtime.
     ///

@@ -54,7 +54,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DevArgs {
-    /// Address to listen on, or a port of 127.0.0.1. The nodes behind the gateway take any free ports
+    /// Address to listen on, or a port of 127.0.0.1 [default: 127.0.0.1:8080]. The nodes behind the gateway take any free
+    /// ports
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
     /// Number of nodes, 1 to 64
@@ -141,7 +142,7 @@ pub(crate) struct Server {
     /// Address of any node or gateway of the cluster
     #[arg(long, aliases = ["to", "url", "at"], value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub(crate) via: String,
-    /// API key or JWT
+    /// API key or JWT, where the server asks for one
     #[arg(long, env = "TICKMESH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
 }

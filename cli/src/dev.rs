@@ -64,6 +64,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         let publisher = nodes.first().filter(|_| !args.no_feed).map(Node::publisher);
         let feeding = publisher.map(|publisher| actix_rt::spawn(feed::demo(publisher)));
         stop.wait().await;
+        println!("stopping; Ctrl-C again ends it at once");
         if let Some(feeding) = feeding {
             feeding.abort();
         }

@@ -10,7 +10,7 @@ use tickmesh_edge::tls::Connector;
 use tickmesh_protocol::identity::{Grants, Role};
 use tokio::time::{Instant, sleep};
 
-use crate::api::Api;
+use crate::api::{Api, Refused};
 use crate::args::{ClusterCommand, DrainArgs, NodeCommand};
 use crate::config::{self, Unusable};
 use crate::{reach, token};
@@ -29,7 +29,7 @@ pub(crate) fn node(command: &NodeCommand) -> anyhow::Result<()> {
             NodeCommand::Drain(args) => drain(args).await,
             NodeCommand::Resume { id, server } => {
                 let api = Api::via(server, PATIENCE)?;
-                reach::first(api.url(), tell(&api, id, "resume")).await?
+                reach::first(api.url(), tell(&api, id, "resume"), Refused::is).await?
             }
         }
     })
@@ -40,7 +40,7 @@ pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
     let ClusterCommand::Status { server } = command;
     let asking = async {
         let api = Api::via(server, PATIENCE)?;
-        reach::first(api.url(), api.ask(Method::GET, "/api/v1/cluster")).await?
+        reach::first(api.url(), api.ask(Method::GET, "/api/v1/cluster"), Refused::is).await?
     };
     let answer = actix_rt::System::new().block_on(asking)?;
     println!(
@@ -70,7 +70,7 @@ async fn drain(args: &DrainArgs) -> anyhow::Result<()> {
     let (api, id) = match &args.id {
         Some(id) => {
             let api = Api::via(&args.server, PATIENCE)?;
-            reach::first(api.url(), tell(&api, id, "drain")).await??;
+            reach::first(api.url(), tell(&api, id, "drain"), Refused::is).await??;
             (api, id.clone())
         }
         // Nobody else can be named here.

@@ -30,13 +30,15 @@ pub(crate) struct Nobody {
     reason: String,
 }
 
-/// Makes the first request to the server at a URL, and returns what became of it.
+/// Makes the first request to the server at a URL, and returns what became of it. `answered` says of an error that it is the
+/// server's own answer.
 ///
 /// # Errors
 /// When there is no server. A URL that is none is left to the request.
 pub(crate) async fn first<T, E>(
     url: &str,
     request: impl Future<Output = Result<T, E>>,
+    answered: impl FnOnce(&E) -> bool,
 ) -> Result<Result<T, E>, Nobody> {
     let Some((host, port)) = authority(url) else { return Ok(request.await) };
     let nobody = |reason| Nobody { url: url.to_owned(), reason };
@@ -45,6 +47,7 @@ pub(crate) async fn first<T, E>(
     let mut request = pin!(request);
     let failed = match timeout(DOUBT, &mut request).await {
         Ok(Ok(answer)) => return Ok(Ok(answer)),
+        Ok(Err(error)) if answered(&error) => return Ok(Err(error)),
         Ok(Err(error)) => Some(error),
         Err(_) => None,
     };
@@ -154,9 +157,11 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_told_from_a_server_that_refuses() {
         let (listener, url) = free().await;
-        assert_eq!(first(&url, async { Err::<(), _>("refused") }).await, Ok(Err("refused")));
+        let failed = async || Err::<(), _>("failed");
+        assert_eq!(first(&url, failed(), |_| false).await, Ok(Err("failed")), "somebody is there");
         drop(listener);
-        let nobody = first(&url, async { Err::<(), _>("failed") }).await.unwrap_err().to_string();
+        assert_eq!(first(&url, failed(), |_| true).await, Ok(Err("failed")), "somebody was there");
+        let nobody = first(&url, failed(), |_| false).await.unwrap_err().to_string();
         assert!(nobody.starts_with(&format!("nobody answers at {url} (connection refused): ")), "{nobody}");
         assert_eq!(server(&url).await.unwrap_err().to_string(), nobody);
     }
@@ -174,7 +179,7 @@ mod tests {
             tokio::io::AsyncWriteExt::write_u8(&mut stream, 7).await.expect("it reads");
             stream
         };
-        let (answer, _stream) = tokio::join!(first(&url, request), serving);
+        let (answer, _stream) = tokio::join!(first(&url, request, |_| false), serving);
         assert!(matches!(answer, Ok(Ok(7))), "{answer:?}");
         assert!(timeout(Duration::ZERO, listener.accept()).await.is_err(), "there was one connection");
     }
@@ -186,7 +191,27 @@ mod tests {
             tokio::time::sleep(DOUBT + Duration::from_millis(50)).await;
             Ok::<_, ()>(7)
         };
-        assert_eq!(first(&url, slow).await, Ok(Ok(7)));
+        assert_eq!(first(&url, slow, |()| false).await, Ok(Ok(7)));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_no_connection_is_given_up() {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let listener = socket.listen(1).expect("it listens");
+        let address = listener.local_addr().expect("its address");
+        // Nobody accepts: when its queue is full, the system answers no more.
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            waiting.spawn(TcpStream::connect(address));
+        }
+        let mut held = Vec::new();
+        while let Ok(Some(Ok(Ok(stream)))) = timeout(Duration::from_secs(1), waiting.join_next()).await {
+            held.push(stream);
+        }
+        assert!(held.len() < 8, "the queue is full");
+        let nobody = server(&format!("http://{address}")).await.unwrap_err();
+        assert_eq!(nobody.reason, "no answer within 3 s");
     }
 
     #[tokio::test]
@@ -196,7 +221,7 @@ mod tests {
             asked.set(true);
             Ok::<_, ()>(())
         };
-        let nobody = first("http://no-such-host.invalid:1", request).await.unwrap_err();
+        let nobody = first("http://no-such-host.invalid:1", request, |()| false).await.unwrap_err();
         assert!(!asked.get());
         assert!(nobody.reason.starts_with("the name "), "{nobody}");
     }

@@ -60,7 +60,7 @@ impl Hangups {
                         let kept: Vec<_> = kept.into_iter().filter(|key| *key != "log.level").collect();
                         if !kept.is_empty() {
                             let keys = kept.join(", ");
-                            tracing::warn!(keys, "these have changed and need a restart");
+                            tracing::warn!(keys, "these keys have changed and need a restart");
                         }
                         tracing::info!("the configuration was read again");
                     }
@@ -127,7 +127,7 @@ impl StopSignals {
     /// Waits for the first. From then on a second one ends the process at once.
     pub(crate) async fn wait(mut self) {
         self.either().await;
-        tracing::info!("stopping; a second signal stops at once");
+        tracing::info!("stopping; a second signal ends the process at once");
         actix_rt::spawn(async move {
             self.either().await;
             std::process::exit(1);

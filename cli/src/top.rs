@@ -58,7 +58,12 @@ async fn lines(api: &Api, args: &TopArgs, sorting: Sorting) -> anyhow::Result<()
     loop {
         times.tick().await;
         let look = watch::look(api, members);
-        match if args.once { reach::first(api.url(), look).await? } else { look.await } {
+        let looked = if args.once {
+            reach::first(api.url(), look, |error| matches!(error, Unanswered::Denied(_))).await?
+        } else {
+            look.await
+        };
+        match looked {
             Ok(answers) => {
                 answered = true;
                 let told_at = now();

@@ -415,12 +415,13 @@ impl Config {
         }
     }
 
-    /// The defaults of `tickmesh dev`: everybody may do everything, for a laptop.
+    /// The defaults of `tickmesh dev`: everybody may do everything, for a laptop, in whose terminal only warnings are shown.
     #[must_use]
     pub fn dev_defaults() -> Self {
         let mut config = Self::node_defaults();
         config.auth.anonymous = Anonymous::Full;
         config.broker.memory_bytes = 24 << 20;
+        config.log.level = "warn".into();
         config
     }
 

@@ -193,7 +193,7 @@ impl Node {
         };
         let before = self.state.send_replace(state);
         if before != state {
-            tracing::info!(node = self.id, ?before, ?state, "node");
+            tracing::info!(node = self.id, from = ?before, to = ?state, "the state of a node has changed");
         }
         if state != State::Dead {
             self.met.store(true, Ordering::Relaxed);

@@ -214,7 +214,7 @@ async fn prepare<F: Future<Output = Result<(), StoreError>>>(name: &str, prepare
     let mut told = None;
     while let Err(error) = prepare().await {
         if told.as_ref() != Some(&error) {
-            tracing::warn!(store = name, %error, "the store cannot be prepared, will try again");
+            tracing::warn!(store = name, %error, "the store cannot be prepared, trying again");
             told = Some(error);
         }
         sleep(RETRY).await;
@@ -272,6 +272,15 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    #[cfg(not(feature = "tdengine"))]
+    #[test]
+    fn without_the_driver_it_is_said_how_to_build_it_in() {
+        let mut config = Config::node_defaults();
+        config.tdengine.dsn = tickmesh_cluster::config::Secret::new("taos+ws://root:hunter2@host:6041/db");
+        let error = crate::check(&config).map_err(|error| error.to_string()).expect_err("no driver");
+        assert!(error.contains("`cargo build --profile dist --features tdengine`"), "{error}");
+    }
 
     #[tokio::test(start_paused = true)]
     #[expect(clippy::disallowed_methods, reason = "the breaker goes by real time, which does not pause")]

@@ -19,7 +19,7 @@ pub(super) struct Banner<'a> {
 impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, listening, config } = self;
-        writeln!(f, "{url}  tickmesh in development mode: open this in a browser")?;
+        writeln!(f, "{url}  tickmesh, development mode: open it in a browser")?;
         if config.dashboard.enabled {
             writeln!(f, "{url}/dashboard  the cluster, live")?;
         }
@@ -30,12 +30,12 @@ impl fmt::Display for Banner<'_> {
                 writeln!(f, "         without a token. It listens on loopback, for this machine only")?;
             }
             Anonymous::Full => {
-                writeln!(f, "access   WARNING: it listens on {listening}, which other machines may reach:")?;
-                writeln!(f, "         anyone there may read, publish and operate without a token")?;
+                writeln!(f, "access   WARNING: other machines may reach {listening}; anyone there")?;
+                writeln!(f, "         may read, publish and operate without a token")?;
             }
             Anonymous::Subscribe => {
-                writeln!(f, "access   anyone who reaches {listening} may read open rooms; publishing")?;
-                writeln!(f, "         and operating need a token, see tickmesh token --help")?;
+                writeln!(f, "access   open rooms may be read without a token; publishing and operating")?;
+                writeln!(f, "         need one, see tickmesh token --help")?;
             }
             Anonymous::None => writeln!(f, "access   with a token only, see tickmesh token --help")?,
         }
@@ -49,6 +49,9 @@ impl fmt::Display for Banner<'_> {
             "           -d '{{\"room\":\"market_ACME\",\"event\":\"quote\",\"data\":{{\"price\":12.5}}}}'"
         )?;
         writeln!(f, "deploy   tickmesh node --help, tickmesh gateway --help, and docs/deploy.md")?;
+        if config.log.level == Config::dev_defaults().log.level {
+            writeln!(f, "log      warnings only; TICKMESH_LOG__LEVEL=info shows more")?;
+        }
         writeln!(f, "stop     Ctrl-C")
     }
 }
@@ -88,9 +91,12 @@ mod tests {
 
     #[test]
     fn it_is_short_and_fits_into_80_columns() {
-        for listening in ["127.0.0.1:8080", "192.168.100.100:10000"] {
-            let banner = banner(listening, |_| {});
-            assert!(banner.lines().count() <= 10, "{banner}");
+        let all = [Anonymous::Full, Anonymous::Subscribe, Anonymous::None];
+        for (listening, anonymous) in
+            ["127.0.0.1:8080", "192.168.100.100:10000"].iter().flat_map(|at| all.map(|who| (at, who)))
+        {
+            let banner = banner(listening, |config| config.auth.anonymous = anonymous);
+            assert!(banner.lines().count() <= 12, "{banner}");
             assert!(banner.lines().all(|line| line.len() <= 80), "{banner}");
         }
     }
@@ -104,7 +110,7 @@ mod tests {
             let open = banner(open, |_| {});
             assert!(open.contains("WARNING") && !open.contains("this machine only"), "{open}");
         }
-        for (anonymous, word) in [(Anonymous::Subscribe, "need a token"), (Anonymous::None, "token only")] {
+        for (anonymous, word) in [(Anonymous::Subscribe, "need one"), (Anonymous::None, "token only")] {
             let some = banner("0.0.0.0:8080", |config| config.auth.anonymous = anonymous);
             assert!(some.contains(word) && !some.contains("WARNING"), "{some}");
             assert!(some.contains("Bearer $TICKMESH_TOKEN"), "{some}");

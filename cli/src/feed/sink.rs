@@ -83,6 +83,8 @@ struct Answer {
 
 /// Why a batch was not kept.
 enum Trouble {
+    /// There was no answer. Trying again may help.
+    Away(String),
     /// Trying again may help.
     Passing(String),
     /// It will not.
@@ -117,8 +119,8 @@ impl HttpSink {
 
     async fn attempt(&self, messages: &[Message<'_>]) -> Result<(), Trouble> {
         let sent = self.client.post(&self.url).send_json(&Body { messages });
-        let mut response = sent.await.map_err(|error| Trouble::Passing(error.to_string()))?;
-        let body = response.body().await.map_err(|error| Trouble::Passing(error.to_string()))?;
+        let mut response = sent.await.map_err(|error| Trouble::Away(error.to_string()))?;
+        let body = response.body().await.map_err(|error| Trouble::Away(error.to_string()))?;
         let status = response.status();
         let trouble = |text: String| match status.as_u16() {
             429 | 502..=504 => Trouble::Passing(text),
@@ -152,16 +154,19 @@ impl Sink for HttpSink {
         let (deadline, mut wait) = (Instant::now() + PATIENCE, BACKOFF.0);
         loop {
             let attempt = self.attempt(messages);
-            let attempted =
-                if self.met { attempt.await } else { reach::first(&self.server, attempt).await? };
+            let attempted = if self.met {
+                attempt.await
+            } else {
+                reach::first(&self.server, attempt, |trouble| !matches!(trouble, Trouble::Away(_))).await?
+            };
             self.met = true;
             match attempted {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Lasting(text)) => anyhow::bail!("{} refuses: {text}", self.url),
-                Err(Trouble::Passing(text)) if Instant::now() + wait > deadline => {
-                    anyhow::bail!("{} does not answer any more: {text}", self.url);
+                Err(Trouble::Away(text) | Trouble::Passing(text)) if Instant::now() + wait > deadline => {
+                    anyhow::bail!("{}: given up after {} s: {text}", self.url, PATIENCE.as_secs());
                 }
-                Err(Trouble::Passing(_)) => tokio::time::sleep(wait).await,
+                Err(Trouble::Away(_) | Trouble::Passing(_)) => tokio::time::sleep(wait).await,
             }
             wait = (wait * 2).min(BACKOFF.1);
         }

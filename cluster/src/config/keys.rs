@@ -335,7 +335,7 @@ pub(super) const KEYS: &[Key] = &[
         "log.level",
         Kind::Text,
         "Log filter: error, warn, info, debug, trace, also per module: \"info,tickmesh_node=debug\". Read again on SIGHUP.\n\
-         Below info, only lines of tickmesh itself are written: lines of libraries may contain what clients sent.",
+         Below info, only lines of tickmesh itself are written: lines of libraries may contain what clients sent. `tickmesh dev` has \"warn\".",
     ),
     key(
         "market.prefix",

@@ -222,13 +222,13 @@ impl<F: FnMut() -> Report> Keeper<F> {
         match state {
             LeaseState::Lost if changed => {
                 tracing::error!(
-                    "the lease in the cluster could not be renewed: the others have given this process up"
+                    "the lease in the cluster could not be renewed in time: to the others this process is gone"
                 );
             }
             LeaseState::Replaced if changed => {
                 tracing::error!("another process joined the cluster under this id: this one must stop");
             }
-            LeaseState::Held if changed => tracing::info!("joined the cluster"),
+            LeaseState::Held if changed => tracing::info!("this process has joined the cluster"),
             _ => {}
         }
     }
@@ -264,16 +264,24 @@ impl<F: FnMut() -> Report> Keeper<F> {
         for change in changes {
             match &change {
                 Change::Joined(report) => {
-                    tracing::info!(member = report.id, address = report.address, "joined");
+                    tracing::info!(
+                        member = report.id,
+                        address = report.address,
+                        "a member has joined the cluster"
+                    );
                 }
                 Change::Left(report) => {
-                    tracing::info!(member = report.id, "left");
+                    tracing::info!(member = report.id, "a member has left the cluster");
                     if !report.draining {
                         self.missing.push((report.clone(), Instant::now()));
                     }
                 }
                 Change::Draining(report) => {
-                    tracing::info!(member = report.id, draining = report.draining, "drain changed");
+                    if report.draining {
+                        tracing::info!(member = report.id, "a member is draining: it takes no more clients");
+                    } else {
+                        tracing::info!(member = report.id, "a member takes clients again");
+                    }
                 }
                 Change::Load(_) | Change::Lost(_) => {}
             }
@@ -284,7 +292,7 @@ impl<F: FnMut() -> Report> Keeper<F> {
             let back = known.iter().any(|member| member.id == report.id && member.run == report.run);
             let lost = !back && since.elapsed() >= self.lease;
             if lost {
-                tracing::warn!(member = report.id, "lost: it had not said that it would go");
+                tracing::warn!(member = report.id, "a member is lost: it left without notice");
                 self.lost.of(report.kind).fetch_add(1, Ordering::Relaxed);
                 let _ = self.changes.send(Change::Lost(report.clone()));
             }

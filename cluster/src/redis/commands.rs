@@ -87,11 +87,11 @@ impl Keeper {
                     state.send_replace(None);
                     self.health.commands.store(false, Ordering::Relaxed);
                     self.health.reconnects.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(redis = ?self.address, %error, "redis is away");
+                    tracing::warn!(redis = ?self.address, %error, "the connection to redis is lost, trying again");
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(redis = ?self.address, %error, "cannot connect to redis, will go on trying");
+                        tracing::warn!(redis = ?self.address, %error, "cannot connect to redis, trying again");
                     }
                 }
             }

@@ -162,7 +162,9 @@ impl Task {
 
     fn step_down(&mut self) {
         if self.seat.take().is_some() {
-            tracing::info!("another node looks after alarms now, or none until this one has caught up");
+            tracing::info!(
+                "this node no longer evaluates alarms: another one does, or this one has to catch up first"
+            );
         }
         self.mine_since = None;
     }
@@ -183,7 +185,7 @@ impl Task {
         let mut deliveries =
             Deliveries::new(&self.means.webhooks, self.means.broker.clone(), &self.means.gauges);
         until(begun + TAKE_OVER, deliveries.take_over(now)).await?;
-        tracing::info!(firing = engine.firing().count(), "this node looks after alarms now");
+        tracing::info!(firing = engine.firing().count(), "this node evaluates alarms now");
         self.seat = Some(Seat { engine, heard, deliveries, settling: None, cut_off: false, opened: None });
         Ok(())
     }
