@@ -216,7 +216,7 @@ async fn failover(happens: impl FnOnce(&mut NodeProcess)) {
     other.places_sessions_on(2).await;
     let both =
         [vec![cluster.gateway.address(), other.address()], vec![other.address(), cluster.gateway.address()]];
-    let (publishers, each) = (4, size("TICKMESH_TEST_MESSAGES", 1_500) as u64);
+    let (publishers, each) = (4, size("TICKMESH_TEST_MESSAGES", 400) as u64);
     let last = publishers as u64 * each / FAILOVER_ROOMS as u64;
     let count = size("TICKMESH_TEST_SUBSCRIBERS", 40);
     let ready = Arc::new(Barrier::new(count + 1));

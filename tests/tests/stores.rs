@@ -121,12 +121,15 @@ async fn keeper(nodes: &[NodeProcess]) -> usize {
     found.into_inner().expect("found")
 }
 
-/// `TICKMESH_TEST_ROUNDS` (4), `TICKMESH_TEST_SUBSCRIBERS` (50), `TICKMESH_TEST_RATE` (1000). The recorder is killed in
-/// every other round.
+/// `TICKMESH_TEST_ROUNDS` (4), `TICKMESH_TEST_SUBSCRIBERS` (20), `TICKMESH_TEST_RATE` (200): a client gets as many messages
+/// in three seconds after as many in backfill. The recorder is killed in every other round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backfill_is_joined_to_the_stream_whoever_records() {
     let _alone = ALONE.lock().await;
-    let (rounds, clients) = (size("TICKMESH_TEST_ROUNDS", 4), size("TICKMESH_TEST_SUBSCRIBERS", 50));
+    let (rounds, clients) = (size("TICKMESH_TEST_ROUNDS", 4), size("TICKMESH_TEST_SUBSCRIBERS", 20));
+    let rate = size("TICKMESH_TEST_RATE", 200);
+    // So many rows before, and so many messages after.
+    let each = 3 * rate;
     let seed = rand::random::<u64>();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -137,9 +140,9 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
     let start = |n: usize| NodeProcess::start(&format!("n{n}"), &redis.url(), &environment);
     let mut nodes: Vec<NodeProcess> = (0..3).map(start).collect();
     let all = |nodes: &[NodeProcess]| nodes.iter().map(NodeProcess::address).collect::<Vec<_>>();
-    let feed = Feed::start("market_T", all(&nodes), size("TICKMESH_TEST_RATE", 1_000) as u64);
+    let feed = Feed::start("market_T", all(&nodes), rate as u64);
     // Somewhere in it, so that there is something older.
-    eventually("ticks are recorded", || async { stub.kept("tick_data") > 3_000 }).await;
+    eventually("ticks are recorded", || async { stub.kept("tick_data") > each }).await;
 
     let (mut joined, mut rows_joined, mut retried) = (0, 0, 0);
     for round in 0..rounds {
@@ -153,7 +156,7 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
             watching.spawn(async move {
                 sleep(wait).await;
                 let mut client = Client::connect(address, "").await;
-                let options = json!({"backfill": {"start": 0, "limit": 1_500}});
+                let options = json!({"backfill": {"start": 0, "limit": each}});
                 // On a busy machine the stub may be late. That is said, and nothing is joined by halves: it is asked again.
                 let mut refused = 0;
                 let answer = loop {
@@ -167,7 +170,7 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
                     sleep(Duration::from_millis(100)).await;
                 };
                 let older: Vec<Value> = answer["data"]["backfill"].as_array().cloned().expect("rows");
-                client.read_until("market_T", from + 3_000).await;
+                client.read_until("market_T", from + each as u64).await;
                 (older, client.room("market_T").received, refused)
             });
         }
@@ -178,7 +181,7 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
         }
         while let Some(watched) = watching.join_next().await {
             let (older, received, refused) = watched.expect("a client");
-            assert_eq!(older.len(), 1_500, "older rows came");
+            assert_eq!(older.len(), each, "older rows came");
             let older = older.iter().map(|row| (row["seq"].as_u64().unwrap(), &row["data"]));
             let all: Vec<(u64, &Value)> =
                 older.chain(received.iter().map(|(seq, data)| (*seq, data))).collect();
@@ -205,11 +208,11 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
     );
 }
 
-/// `TICKMESH_TEST_MESSAGES` (3000) that each follower gets while a store is away: more than the recorder's buffer holds.
+/// `TICKMESH_TEST_MESSAGES` (500) that each follower gets while a store is away: more than the recorder's buffer holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     let _alone = ALONE.lock().await;
-    let meanwhile = size("TICKMESH_TEST_MESSAGES", 3_000) as u64;
+    let meanwhile = size("TICKMESH_TEST_MESSAGES", 500) as u64;
     let redis = RedisServer::start();
     let mut postgres = PostgresServer::start();
     let mut stub = TaosStub::start().await;
@@ -218,7 +221,7 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
         ("TICKMESH_POSTGRES__URL", url.as_str()),
         ("TICKMESH_TDENGINE__DSN", dsn.as_str()),
         ("TICKMESH_STORES__BREAKER_OPEN_MS", "100"),
-        ("TICKMESH_RECORDER__BUFFER", "1000"),
+        ("TICKMESH_RECORDER__BUFFER", "200"),
         ("TICKMESH_ROOMS__CLASS", LONG),
     ];
     let nodes: Vec<NodeProcess> =
@@ -234,7 +237,7 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
         .await;
     }
     // Followers of the push path, who hear of nothing.
-    let feed = Feed::start("market_T", addresses.clone(), 1_000);
+    let feed = Feed::start("market_T", addresses.clone(), 200);
     let stop = Arc::new(AtomicBool::new(false));
     let mut followers = JoinSet::new();
     let received: [Arc<AtomicU64>; 20] = Default::default();

@@ -433,7 +433,7 @@ fn simulate(seed: u64) {
 fn whatever_happens_to_nodes_the_client_misses_nothing_and_gets_nothing_twice() {
     let first: u64 =
         std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    let count: u64 = std::env::var("SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000);
+    let count: u64 = std::env::var("SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
     for n in 0..count {
         let seed = first.wrapping_add(n);
         println!("seed {seed}");
