@@ -39,7 +39,7 @@ struct Step {
 /// The blocks of a page that are run, in order.
 fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    let (mut comment, mut awaits_text) = (None, false);
+    let (mut comment, mut awaits_text): (Option<String>, _) = (None, false);
     let mut lines = page.lines().zip(1..);
     while let Some((line, number)) = lines.next() {
         if let Some(language) = line.strip_prefix("```") {
