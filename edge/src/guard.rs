@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
+use strum::IntoStaticStr;
 use tickmesh_cluster::config::MemoryConfig;
 use tickmesh_protocol::memory::{Estimate, Level, Levels};
 
@@ -24,7 +25,8 @@ pub struct Gauge {
 }
 
 /// What a guard does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Action {
     /// What is kept in memory is made smaller.
     Shrink,
@@ -41,12 +43,7 @@ impl Action {
     const ALL: [Self; 4] = [Self::Shrink, Self::Tighten, Self::Refuse, Self::Shed];
 
     fn name(self) -> &'static str {
-        match self {
-            Self::Shrink => "shrink",
-            Self::Tighten => "tighten",
-            Self::Refuse => "refuse",
-            Self::Shed => "shed",
-        }
+        self.into()
     }
 }
 

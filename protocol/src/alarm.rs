@@ -12,6 +12,7 @@ mod rules;
 mod tests;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 pub use engine::Engine;
 pub use readings::{Reading, Sample, readings};
@@ -21,8 +22,9 @@ pub use rules::{BadRule, Rule, RuleName, default_rules};
 pub const ALARM_EVENT: &str = "alarm";
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Severity {
     /// For the next hours.
     Warning,
@@ -37,10 +39,7 @@ impl Severity {
     /// `warning` or `critical`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
+        self.into()
     }
 }
 

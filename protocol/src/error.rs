@@ -3,10 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// The error codes on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
     /// The action needs a token.
     AuthRequired,
@@ -42,44 +44,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them; each stands at the index that it is as a number.
-    pub const ALL: [Self; 15] = [
-        Self::AuthRequired,
-        Self::AuthFailed,
-        Self::AuthTokenExpired,
-        Self::InvalidMessageFormat,
-        Self::InvalidAction,
-        Self::InvalidSymbol,
-        Self::InvalidParameters,
-        Self::PermissionDenied,
-        Self::RateLimitExceeded,
-        Self::RoomNotFound,
-        Self::SubscriptionFailed,
-        Self::AlreadySubscribed,
-        Self::InternalError,
-        Self::ServiceUnavailable,
-        Self::Timeout,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AuthRequired => "AUTH_REQUIRED",
-            Self::AuthFailed => "AUTH_FAILED",
-            Self::AuthTokenExpired => "AUTH_TOKEN_EXPIRED",
-            Self::InvalidMessageFormat => "INVALID_MESSAGE_FORMAT",
-            Self::InvalidAction => "INVALID_ACTION",
-            Self::InvalidSymbol => "INVALID_SYMBOL",
-            Self::InvalidParameters => "INVALID_PARAMETERS",
-            Self::PermissionDenied => "PERMISSION_DENIED",
-            Self::RateLimitExceeded => "RATE_LIMIT_EXCEEDED",
-            Self::RoomNotFound => "ROOM_NOT_FOUND",
-            Self::SubscriptionFailed => "SUBSCRIPTION_FAILED",
-            Self::AlreadySubscribed => "ALREADY_SUBSCRIBED",
-            Self::InternalError => "INTERNAL_ERROR",
-            Self::ServiceUnavailable => "SERVICE_UNAVAILABLE",
-            Self::Timeout => "TIMEOUT",
-        }
+        self.into()
     }
 }
 

@@ -5,6 +5,7 @@
 //! done at which level.
 
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 /// Percent of the limit by which use has to be below a mark before its level is left.
 const MARGIN: f64 = 3.0;
@@ -12,8 +13,9 @@ const MARGIN: f64 = 3.0;
 const CALM: u32 = 4;
 
 /// How short memory is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Level {
     /// There is enough.
     #[default]
@@ -33,12 +35,7 @@ impl Level {
     /// A short label.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Moderate => "moderate",
-            Self::High => "high",
-            Self::Critical => "critical",
-        }
+        self.into()
     }
 }
 

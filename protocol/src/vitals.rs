@@ -9,6 +9,7 @@ mod window;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 pub use window::{Spread, Window, quantile};
 
@@ -26,8 +27,9 @@ pub const ROOMS: [&str; 4] = [CLUSTER_ROOM, EVENTS_ROOM, ALERTS_ROOM, DELIVERIES
 pub const VITALS_EVENT: &str = "vitals";
 
 /// What a process does in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Kind {
     /// Holds sessions.
     Node,
@@ -39,10 +41,7 @@ impl Kind {
     /// `node` or `gateway`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Gateway => "gateway",
-        }
+        self.into()
     }
 }
 

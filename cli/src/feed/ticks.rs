@@ -7,6 +7,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use strum::IntoStaticStr;
 use tickmesh_protocol::room::RoomName;
 
 /// The columns, which the file's first line has to name.
@@ -46,8 +47,9 @@ pub(super) struct Message<'a> {
     pub(super) message_id: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum Event {
     Quote,
     Trade,
@@ -55,10 +57,7 @@ pub(super) enum Event {
 
 impl Event {
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Quote => "quote",
-            Self::Trade => "trade",
-        }
+        self.into()
     }
 }
 

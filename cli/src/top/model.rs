@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strum::IntoStaticStr;
 
 use super::text::clean;
 pub(super) use liveness::Liveness;
@@ -32,7 +33,8 @@ pub(super) struct Answers {
     pub(super) trouble: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum Kind {
     Node,
     Gateway,
@@ -40,15 +42,13 @@ pub(super) enum Kind {
 
 impl Kind {
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Gateway => "gateway",
-        }
+        self.into()
     }
 }
 
 /// From best to worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum State {
     Up,
     /// It takes no more clients.
@@ -61,12 +61,7 @@ pub(super) enum State {
 
 impl State {
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Draining => "draining",
-            Self::Unready => "unready",
-            Self::Silent => "silent",
-        }
+        self.into()
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) fn check_rules(value: &Value) -> Result<(), String> {
 }
 
 fn names() -> String {
-    RuleName::ALL.map(RuleName::name).join(", ")
+    RuleName::ALL.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// Checks receivers. The error contains nothing of the value, because it may be secret.

@@ -155,8 +155,9 @@ impl Collector for AllTraffic {
         figures.gauges("session_states", "Sessions that are open, by how they do", states)?;
         let text = "Rooms followed by sessions, summed over the sessions";
         figures.gauge("subscriptions", text, sum(&|one| &one.subscriptions))?;
-        let codes =
-            ErrorCode::ALL.map(|code| ([("code", code.as_str())], sum(&|one| &one.errors[code as usize])));
+        let codes = ErrorCode::ALL
+            .iter()
+            .map(|code| ([("code", code.as_str())], sum(&|one| &one.errors[*code as usize])));
         figures.counters("request_errors", "Requests of sessions answered with an error", codes)?;
         let recoveries = PROTOCOLS.into_iter().enumerate().flat_map(|(protocol, name)| {
             ["incomplete", "complete"].into_iter().enumerate().map(move |(complete, outcome)| {

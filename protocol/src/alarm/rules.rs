@@ -1,6 +1,7 @@
 //! The rules: what there is, their bounds, and what holds where nothing is configured.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use super::Severity;
 
@@ -8,8 +9,23 @@ use super::Severity;
 const MAX_FOR_MS: u64 = 24 * 3_600_000;
 
 /// Which rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum RuleName {
     /// Sessions of all nodes together.
     ConnectionsHigh,
@@ -45,50 +61,18 @@ pub enum RuleName {
 
 impl RuleName {
     /// All of them.
-    pub const ALL: [Self; 15] = [
-        Self::ConnectionsHigh,
-        Self::ConnectionsVeryHigh,
-        Self::LatencyHigh,
-        Self::LatencyVeryHigh,
-        Self::ErrorRateHigh,
-        Self::QualityLow,
-        Self::MemoryHigh,
-        Self::MemoryVeryHigh,
-        Self::RedisAway,
-        Self::StoreAway,
-        Self::NodeLost,
-        Self::GatewayLost,
-        Self::MarketLatencyHigh,
-        Self::MarketSilent,
-        Self::PoolBusy,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// As configuration and alarms have it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::ConnectionsHigh => "connections_high",
-            Self::ConnectionsVeryHigh => "connections_very_high",
-            Self::LatencyHigh => "latency_high",
-            Self::LatencyVeryHigh => "latency_very_high",
-            Self::ErrorRateHigh => "error_rate_high",
-            Self::QualityLow => "quality_low",
-            Self::MemoryHigh => "memory_high",
-            Self::MemoryVeryHigh => "memory_very_high",
-            Self::RedisAway => "redis_away",
-            Self::StoreAway => "store_away",
-            Self::NodeLost => "node_lost",
-            Self::GatewayLost => "gateway_lost",
-            Self::MarketLatencyHigh => "market_latency_high",
-            Self::MarketSilent => "market_silent",
-            Self::PoolBusy => "pool_busy",
-        }
+        self.into()
     }
 
     /// The rule of this name.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rule| rule.name() == name)
+        name.parse().ok()
     }
 
     /// Of its figures; empty for counts, and for what is so (1) or not (0).

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::close::CloseCode;
 use crate::encode;
@@ -16,8 +17,9 @@ const IDLE_MS: u64 = 60_000;
 const STALE_MS: u64 = 300_000;
 
 /// How a connection does. Heartbeats are no messages here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum State {
     /// Messages went over it within the last minute.
     #[default]
@@ -37,12 +39,7 @@ impl State {
     /// A short label.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Idle => "idle",
-            Self::Stale => "stale",
-            Self::Broken => "broken",
-        }
+        self.into()
     }
 }
 
