@@ -2,7 +2,7 @@
 //! everything it receives ([`Client`]), real nodes, a real redis-server and PostgreSQL that may be killed ([`NodeProcess`],
 //! [`RedisServer`], [`PostgresServer`]) under a load that keeps account ([`Load`]), a collector
 //! of traces ([`Collector`]), what a kubelet does to a pod
-//! ([`Manifest`]), a page in a browser ([`Browser`]), a Prometheus that watches them ([`PrometheusServer`]), a socket for bytes
+//! ([`Manifest`]), a page in a browser ([`Browser`]) and who serves it ([`PageCluster`], [`Dev`]), a Prometheus that watches them ([`PrometheusServer`]), a socket for bytes
 //! that no client would send ([`RawClient`]), a terminal ([`Terminal`]), and a wait for a condition ([`eventually`]).
 //!
 //! The client is built on another WebSocket library than the server, so that a mistake in the frames shows.
@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{EncodingKey, Header};
 use tickmesh_edge::jwt::encode;
 
-pub use browser::Browser;
+pub use browser::{Browser, Dev, PageCluster, publish};
 pub use client::{Client, Followed};
 pub use kubelet::{Hook, Manifest, Termination};
 pub use load::{Account, Load, size};

@@ -11,7 +11,10 @@ function randomness(seed) {
 }
 
 export class Crowd {
-  constructor({ nodes, gateways, sessions }) {
+  /** `shut`: whom it greets by name it tells nothing; "refused" says so, "away" is a server behind a proxy that does not answer. */
+  constructor({ nodes, gateways, sessions, shut = null }) {
+    this.shut = shut;
+    this.greeted = false;
     this.random = randomness(7);
     const named = (kind, n) => Array.from({ length: n }, (_, i) => ({ id: `${kind}-${i + 1}`, kind, load: this.random() }));
     this.members = [...named("gateway", gateways), ...named("node", nodes)];
@@ -73,9 +76,18 @@ export class Crowd {
   async serve(page) {
     await page.route(/\/api\/v1\//, (route) => {
       const path = new URL(route.request().url()).pathname.split("/api/v1/")[1];
+      if (this.shut && (path !== "me" || this.greeted)) {
+        if (this.shut === "away") return route.fulfill({ status: 502, contentType: "text/html", body: "<h1>Bad Gateway</h1>" });
+        return route.fulfill({ status: 401, json: { error_code: "AUTH_REQUIRED", error_message: "a token or an API key is needed" } });
+      }
+      this.greeted = true;
       return route.fulfill({ json: this.api(path) });
     });
     await page.routeWebSocket(/\/ws\b/, (socket) => {
+      if (this.shut) {
+        socket.close({ code: this.shut === "away" ? 1011 : 4001 });
+        return;
+      }
       const send = (message) => socket.send(JSON.stringify(message));
       const followed = new Set();
       let seq = 0;

@@ -1,5 +1,5 @@
 // Drives a page in headless Chromium: `node driver.mjs CHROMIUM`. Each line of standard input is a command in JSON, each line of standard
-// output its answer, {"ok":…} or {"error":…}. What a page may not do is kept: requests to other hosts, errors and violations of its policy.
+// output its answer, {"ok":…} or {"error":…}. What a page may not do is kept: requests to other hosts, its own errors and violations of its policy.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
@@ -30,15 +30,25 @@ async function open({ url, dark = false, width = 1280, height = 900, language = 
     sockets += 1;
     if (new URL(socket.url()).host !== host) foreign.push(socket.url());
   });
-  page.on("pageerror", (error) => errors.push(String(error)));
-  page.on("console", (message) => {
-    // That something could not be loaded is told by the browser where an answer is an error status: some are meant to be.
-    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) errors.push(message.text());
+  // What the page's scripts throw and write, and what the browser says of its policy.
+  debug.on("Runtime.exceptionThrown", ({ exceptionDetails }) => errors.push(exceptionDetails.exception?.description ?? exceptionDetails.text));
+  debug.on("Runtime.consoleAPICalled", ({ type, args }) => {
+    if (type === "error" || type === "assert") errors.push(args.map(({ value, description }) => value ?? description).join(" "));
   });
+  debug.on("Log.entryAdded", ({ entry }) => {
+    if (entry.level === "error" && !isOfTheNetwork(entry)) errors.push(entry.text);
+  });
+  await debug.send("Runtime.enable");
+  await debug.send("Log.enable");
   // A call that nobody answers.
   if (without) await page.route(`**${without}`, (route) => route.abort());
   if (crowd) await new Crowd(crowd).serve(page);
   await page.goto(url);
+}
+
+/** The browser's own note of a connection or an answer that did not come about: a server that is away is no fault of a page. */
+function isOfTheNetwork({ source, text }) {
+  return source === "network" || text.startsWith("WebSocket connection to ");
 }
 
 /** By the debugger, whom the page's policy lets evaluate texts. */
@@ -46,6 +56,12 @@ async function evaluate(expression) {
   const { result, exceptionDetails } = await debug.send("Runtime.evaluate", { expression, returnByValue: true, awaitPromise: true, allowUnsafeEvalBlockedByCSP: true });
   if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
   return result.value;
+}
+
+/** A page that is being loaded anew has no script in which anything could be true. */
+function whileLoading(error) {
+  if (/context|navigated|document.body|of null/i.test(String(error))) return false;
+  throw error;
 }
 
 /** Findings that keep somebody from using the page. */
@@ -57,20 +73,33 @@ async function accessible() {
     .map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).slice(0, 5).join(", ")}`);
 }
 
-/** The longest time in which the page did nothing else, of so many milliseconds. */
-const busiest = (ms) => evaluate(`new Promise((resolve) => {
-  let longest = 0;
-  new PerformanceObserver((list) => {
-    for (const { duration } of list.getEntries()) longest = Math.max(longest, duration);
-  }).observe({ type: "longtask" });
-  setTimeout(() => resolve(longest), ${Number(ms)});
-})`);
+/** What the page does while it is drawn so many times: elements that it makes, changes of the document, and layouts. */
+async function work(draws) {
+  const layouts = async () => (await debug.send("Performance.getMetrics")).metrics.find(({ name }) => name === "LayoutCount").value;
+  await debug.send("Performance.enable");
+  const before = await layouts();
+  const done = await evaluate(`new Promise((resolve) => {
+    const done = { made: 0, changes: 0 };
+    let draws = 0;
+    new MutationObserver((records, observer) => {
+      done.changes += records.length;
+      for (const { addedNodes } of records) done.made += [...addedNodes].filter((node) => node.nodeType === 1).length;
+      // What is drawn together is told together; numbers of the tiles change with each draw.
+      if (!records.some(({ target }) => target.closest?.(".tiles"))) return;
+      draws += 1;
+      if (draws < ${Number(draws)}) return;
+      observer.disconnect();
+      resolve(done);
+    }).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+  })`);
+  return { ...done, layouts: (await layouts()) - before };
+}
 
 const commands = {
   open,
   evaluate: ({ script }) => evaluate(script),
   until: async ({ script }) => {
-    for (const end = Date.now() + PATIENCE; !(await evaluate(script)); await new Promise((resolve) => setTimeout(resolve, 50))) {
+    for (const end = Date.now() + PATIENCE; !(await evaluate(script).catch(whileLoading)); await new Promise((resolve) => setTimeout(resolve, 50))) {
       if (Date.now() > end) throw new Error("it did not come true");
     }
   },
@@ -82,7 +111,7 @@ const commands = {
   dark: ({ on }) => page.emulateMedia({ colorScheme: on ? "dark" : "light" }),
   screenshot: async ({ path, full = true }) => { await page.screenshot({ path, fullPage: full }); },
   accessible,
-  busiest: ({ ms }) => busiest(ms),
+  work: ({ draws }) => work(draws),
   misdeeds: () => [...foreign.map((url) => `a request to ${url}`), ...errors],
   sockets: () => sockets,
 };

@@ -21,8 +21,8 @@ interface Parts {
   readonly count: SVGTextElement;
   readonly unit: SVGTextElement;
   readonly badge: SVGTextElement;
-  /** In place of the meters. */
-  readonly note: SVGTextElement;
+  /** In place of the meters, in two lines. */
+  readonly note: readonly [SVGTextElement, SVGTextElement];
   readonly cpu: Meter;
   readonly memory: Meter;
 }
@@ -36,6 +36,13 @@ export function memoryPercent(process: Process): number | null {
 /** When it was heard of last. */
 function last({ vitals }: Process): string {
   return vitals ? t("last_report", { time: format().clock(vitals.at) }) : t("no_report");
+}
+
+/** What is said where CPU and memory are not shown. */
+function note(process: Process): readonly [string, string] {
+  const { vitals, within } = process;
+  if (!counts(process)) return vitals ? [t("last_report_short"), format().clock(vitals.at)] : [t("no_report"), ""];
+  return within === null ? ["", ""] : [t("within_short"), within];
 }
 
 function label(process: Process): string {
@@ -106,13 +113,13 @@ export class ClusterMap {
       count: s("text", { class: "count", x: 12 }),
       unit: s("text", { class: "unit" }),
       badge: s("text", { class: "badge", "text-anchor": "end" }),
-      note: s("text", { class: "meter-label", x: 12 }),
+      note: [s("text", { class: "meter-label", x: 12 }), s("text", { class: "meter-label", x: 12 })],
       cpu: meter(),
       memory: meter(),
     };
     const meters = [parts.cpu, parts.memory].map(({ fill, label }) => s("g", {}, s("rect", { class: "track" }), fill, label));
     // The button lies over it all, and its label says what is to be seen.
-    const seen = s("g", { "aria-hidden": "true" }, parts.box, parts.dot, parts.name, parts.badge, parts.count, parts.unit, parts.note, ...meters);
+    const seen = s("g", { "aria-hidden": "true" }, parts.box, parts.dot, parts.name, parts.badge, parts.count, parts.unit, ...parts.note, ...meters);
     const group = s("g", {}, seen, parts.button);
     parts.button.addEventListener("click", () => this.#choose(id));
     parts.button.addEventListener("keydown", (event) => {
@@ -147,9 +154,10 @@ export class ClusterMap {
     text(parts.unit, small || !shown ? "" : t("connections_short", { n: process.connections }));
     attribute(parts.unit, "x", 12 + 10.5 * (parts.count.textContent?.length ?? 0) + 6);
     attribute(parts.unit, "y", 47);
-    const note = small ? "" : !shown ? last(process) : process.within === null ? "" : t("within", { id: process.within });
-    text(parts.note, fitted(note, Math.floor((width - 20) / 5.6)));
-    attribute(parts.note, "y", height - 16);
+    note(process).forEach((line, i) => {
+      text(parts.note[i]!, small ? "" : fitted(line, Math.floor((width - 20) / 6)));
+      attribute(parts.note[i]!, "y", height - 28 + 15 * i);
+    });
     const percent = memoryPercent(process), metered = shown && process.within === null;
     this.#meter(parts.cpu, metered ? process.cpu : null, small ? "" : `CPU ${f.percent(process.cpu)}`, 12, height, width, small);
     const used = percent === null ? f.bytes(process.memory) : f.percent(percent);

@@ -27,6 +27,13 @@ function fill(tr: Element, values: readonly string[]): Cells {
   return found;
 }
 
+/** The names of those that are one process, for each such process. */
+function oneProcess(all: readonly Process[]): string[][] {
+  const groups = new Map<string, string[]>();
+  for (const { id, within } of all) if (within !== null) groups.set(within, [...(groups.get(within) ?? [within]), id]);
+  return [...groups.values()];
+}
+
 export class MemberTable {
   readonly #body = byId("member-rows");
   readonly #known = new Map<string, HTMLTableRowElement>();
@@ -47,6 +54,9 @@ export class MemberTable {
     this.#now.clear();
     for (const process of all) this.#now.set(process.id, process);
     toggle(byId("no-members"), known && all.length === 0);
+    const parts = oneProcess([...gateways, ...nodes]);
+    text(byId("one-process"), parts.map((names) => t("one_process", { names: names.slice(0, -1).join(t("comma")) + t("and") + names.at(-1) })).join(" "));
+    toggle(byId("one-process"), parts.length > 0);
     keyed(this.#body, this.#known, all, ({ id }) => id, (process) => this.#make(process), (tr, process) => this.#update(tr, process, serverNow));
   }
 
@@ -100,8 +110,8 @@ export class MemberTable {
     const memory = f.bytes(process.memory) + (percent === null ? "" : ` · ${f.percent(percent)}`);
     return [
       f.count(process.connections),
-      process.within === null ? f.percent(process.cpu) : t("one_process"),
-      process.within === null ? memory : t("one_process"),
+      process.within === null ? f.percent(process.cpu) : t("counted_in", { id: process.within }),
+      process.within === null ? memory : t("counted_in", { id: process.within }),
       isNode ? f.rate(said?.delivered_per_s) : "",
       isNode ? f.ms(said?.latency_ms?.p99) : "",
       isNode && process.quality !== null ? f.count(process.quality) : "",

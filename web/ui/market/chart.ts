@@ -9,6 +9,8 @@ import type { Tick } from "./quotes";
 import { type Mode, drawable, range } from "./span";
 
 const HEIGHT = 280;
+/** Width of a time label, in pixels. */
+const LABEL = 52;
 
 export interface Content {
   readonly mode: Mode;
@@ -90,7 +92,11 @@ export class Chart {
         y: { range: (_plot, low, high) => this.#range(low, high, candles) },
       },
       axes: [
-        { ...axis, size: 26, space: 80, values: (_plot, splits) => splits.map((at) => (candles ? clock(at).slice(0, 5) : clock(at))) },
+        { ...axis, size: 26, space: 80, values: (plot, splits) => splits.map((at) => {
+          // A label that would be cut off at the left is left out.
+          if (plot.valToPos(at, "x") < LABEL / 2) return "";
+          return candles ? clock(at).slice(0, 5) : clock(at);
+        }) },
         { ...axis, side: 1, size: 24 + 7 * (decimals + 3), space: 36, values: (_plot, splits) => splits.map((value) => value.toFixed(decimals)) },
       ],
       series: [{}, {
