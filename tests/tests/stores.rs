@@ -141,8 +141,8 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
     let mut nodes: Vec<NodeProcess> = (0..3).map(start).collect();
     let all = |nodes: &[NodeProcess]| nodes.iter().map(NodeProcess::address).collect::<Vec<_>>();
     let feed = Feed::start("market_T", all(&nodes), rate as u64);
-    // Somewhere in it, so that there is something older.
-    eventually("ticks are recorded", || async { stub.kept("tick_data") > each }).await;
+    // Somewhere in it, so that there is something older: as many messages come from the log, and as many rows before them.
+    eventually("ticks are recorded", || async { stub.kept("tick_data") > 2 * each }).await;
 
     let (mut joined, mut rows_joined, mut retried) = (0, 0, 0);
     for round in 0..rounds {
