@@ -293,11 +293,14 @@ async fn figures_are_those_of_the_traffic() {
         ("tickmesh_conflated_messages_total", count - calmly),
         ("tickmesh_sent_messages_total", 3.0 * count + calmly),
         ("tickmesh_write_messages_sum", 3.0 * count + calmly),
-        ("tickmesh_publish_to_write_seconds_count", 3.0 * count),
-        ("tickmesh_queue_delay_seconds_count", 3.0 * count),
         ("tickmesh_received_messages_total", 4.0),
     ] {
         becomes(node, sample, value).await;
+    }
+    // Not timed is what the calm one's rate limit held up; its first message went at once.
+    for sample in ["tickmesh_publish_to_write_seconds_count", "tickmesh_queue_delay_seconds_count"] {
+        let timed = figure(node, sample).await;
+        assert!((3.0 * count + 1.0..=3.0 * count + calmly).contains(&timed), "{sample}: {timed}, {calmly}");
     }
     for sample in ["publish_to_write_seconds", "broker_lag_seconds", "queue_delay_seconds"] {
         let sum = figure(node, &format!("tickmesh_{sample}_sum")).await;
