@@ -21,8 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "target/test-output"
-TIMES = ROOT / "target/test-times.json"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+OUTPUT = TARGET / "test-output"
+# How long each test took when it ran last, and the test programs that were compiled last.
+TIMES = TARGET / "test-times.json"
+PROGRAMS = TARGET / "test-programs.json"
 
 # What is compiled: everything, with the time-series store.
 CARGO = ["--locked", "--workspace", "--features", "tickmesh/tdengine"]
@@ -30,8 +33,8 @@ CARGO = ["--locked", "--workspace", "--features", "tickmesh/tdengine"]
 ENVIRONMENT = {"TICKMESH_WEB": "required"}
 
 # Seconds until a test that does not end has failed, and until one of those with a time of their own has.
-PATIENCE = 180
-OWN_PATIENCE = {}
+PATIENCE = 300
+OWN_PATIENCE = {"tests/alarms::": 900}
 
 # What a test file uses says what has to be installed for it: see tests/install.
 NEEDS = {
@@ -47,8 +50,14 @@ NEEDS = {
 # These measure the machine or fill it: nothing else runs beside them.
 ALONE = []
 
-# These take long by their nature and repeat with more what others show: `--full` alone runs them, or their names.
-FULL_ONLY = []
+# These take long by their nature and repeat with more what others show: only `--full` runs them, or their names.
+FULL_ONLY = [
+    # That rules fire and do not fire is shown by promtool, with series that are made up (check::alarms_and_dashboards);
+    # that these are the series that processes export, by tests/metrics. This puts both together.
+    "tests/alarms::alarms_fire_when_their_cause_is_made_and_not_otherwise",
+]
+# And there, tests that try what comes by chance try more of it.
+FULL_ENVIRONMENT = {"SEEDS": "2000"}
 
 # Checks that are no Rust tests: name, command, directory, what has to be installed.
 CHECKS = [
@@ -86,11 +95,11 @@ CHECK_PATIENCE = 1800
 
 
 class Test:
-    """One test, or one check: a command that succeeds."""
+    """One test, or one check: a command that succeeds. `about` are seconds that it takes, as far as that is known."""
 
-    def __init__(self, name, command, directory, needs=(), program=None):
+    def __init__(self, name, command, directory, needs=(), program=None, about=1):
         self.name, self.command, self.directory = name, command, directory
-        self.needs, self.program = set(needs), program
+        self.needs, self.program, self.about = set(needs), program, about
         self.patience = next((own for part, own in OWN_PATIENCE.items() if part in name), PATIENCE)
         self.alone = any(part in name for part in ALONE)
 
@@ -112,8 +121,8 @@ def install(needs):
         subprocess.run([ROOT / "tests/install", *sorted(needs)], check=True)
 
 
-def compiled():
-    """Compiles, and gives the test programs: name, path, directory, and the text of what they were made of."""
+def compile_all():
+    """Compiles, and notes the test programs: name, path, directory, and the text of what they were made of."""
     command = ["cargo", "test", *CARGO, "--no-run", "--message-format=json-render-diagnostics"]
     cargo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     programs = []
@@ -124,21 +133,23 @@ def compiled():
         target, directory = message["target"], Path(message["manifest_path"]).parent
         package = directory.relative_to(ROOT).as_posix()
         name = f"{package}/{target['name']}" if target["kind"] == ["test"] else package
-        programs.append((name, message["executable"], directory, Path(target["src_path"]).read_text()))
+        programs.append((name, message["executable"], str(directory), Path(target["src_path"]).read_text()))
     if cargo.wait() != 0:
         sys.exit("the tests do not compile")
-    return sorted(programs)
+    PROGRAMS.write_text(json.dumps(sorted(programs), indent=0))
 
 
 def tests_of(program):
     name, path, directory, source = program
     listed = subprocess.run([path, "--list", "--format", "terse"], cwd=directory, check=True, capture_output=True, text=True)
     needs = {need for word, need in NEEDS.items() if word in source} if "/" in name else ()
+    # Each of the slowest says why it is.
+    slow = re.findall(r"/// Slow: .*\n(?:.*\n)*?(?:async )?fn (\w+)", source)
     for line in listed.stdout.splitlines():
         test, _, kind = line.rpartition(": ")
         if kind == "test":
             command = [path, test, "--exact", "--nocapture"]
-            yield Test(f"{name}::{test}", command, directory, needs, program=path)
+            yield Test(f"{name}::{test}", command, directory, needs, path, 30 if test in slow else 5 if needs else 1)
 
 
 def doc_tests():
@@ -229,9 +240,13 @@ class Runner:
         if not self.stopped:
             number = f"run {run}: " if run else ""
             word = "FAILED" if done.failure else "ok"
-            why = f" {done.failure}, see {done.output.relative_to(ROOT)}" if done.failure else ""
+            why = f" {done.failure}, see {shown(done.output)}" if done.failure else ""
             say(f"{word:>6} {done.seconds:8.2f} s  {number}{test.name}{why}")
         return done
+
+
+def shown(path):
+    return os.path.relpath(path)
 
 
 def end_group(pid):
@@ -266,7 +281,7 @@ def summary(all_done, times):
         say(f"\n---- {done.test.name} {done.failure}")
         lines = done.output.read_text(errors="replace").splitlines()
         if len(lines) > 200:
-            say(f"(the last 200 of {len(lines)} lines; all are in {done.output.relative_to(ROOT)})")
+            say(f"(the last 200 of {len(lines)} lines; all are in {shown(done.output)})")
         say("\n".join(lines[-200:]))
     for done in all_done:
         for line in done.output.read_text(errors="replace").splitlines() if done.output.exists() else ():
@@ -276,7 +291,7 @@ def summary(all_done, times):
         say("\nFailures:")
         for done in (done for done in all_done if done.failure):
             number = f"run {done.run}: " if done.run else ""
-            say(f"  {number}{done.test.name} {done.failure} after {done.seconds:.1f} s: {done.output.relative_to(ROOT)}")
+            say(f"  {number}{done.test.name} {done.failure} after {done.seconds:.1f} s: {shown(done.output)}")
     times.update({done.test.name: round(done.seconds, 2) for done in all_done})
     TIMES.write_text(json.dumps(times, indent=0, sort_keys=True))
     say(f"\n{passed} passed, {failed} failed")
@@ -288,7 +303,8 @@ def arguments():
     parser.add_argument("name", nargs="*", help="run only tests whose name has this in it, such as a file's name")
     parser.add_argument("--full", action="store_true", help="lints, licences and fuzzing as well, and the longest tests")
     parser.add_argument("--list", action="store_true", help="say which tests there are")
-    parser.add_argument("--repeat", type=int, metavar="N", help="run them N times, without compiling again between")
+    parser.add_argument("--repeat", type=int, metavar="N", help="run them N times, one time after the other")
+    parser.add_argument("--built", action="store_true", help="run what was compiled last, without compiling")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="keep N processors busy meanwhile")
     # Most of the longer ones wait, for a lease or for a timer.
     jobs = 2 * (os.cpu_count() or 1)
@@ -298,9 +314,11 @@ def arguments():
 
 def main():
     wanted = arguments()
-    install({"node"})
     os.environ.update(ENVIRONMENT)
-    programs = compiled()
+    if not wanted.built:
+        install({"node"})
+        compile_all()
+    programs = json.loads(PROGRAMS.read_text())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tests = [test for some in pool.map(lambda one: list(tests_of(one)), programs) for test in some]
     tests += [*doc_tests(), *checks(CHECKS, False), *(checks(FULL_CHECKS, True) if wanted.full else ())]
@@ -318,14 +336,15 @@ def main():
         return 0
     install(set().union(*(test.needs for test in tests)))
     times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
-    # The longest first, so that none of them is left over at the end; what is not known may be long if it starts servers.
-    tests.sort(key=lambda test: -times.get(test.name, 5 if test.needs else 1))
+    # The longest first, so that none of them is left over at the end.
+    tests.sort(key=lambda test: -times.get(test.name, test.about))
     runs = range(1, wanted.repeat + 1) if wanted.repeat else [0]
     shutil.rmtree(OUTPUT, ignore_errors=True)
     busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"], start_new_session=True) for _ in range(wanted.busy)]
     begun = time.monotonic()
     try:
-        all_done = list(Runner(ENVIRONMENT).all([(test, run) for run in runs for test in tests], wanted.jobs))
+        more = FULL_ENVIRONMENT if wanted.full else {}
+        all_done = list(Runner({**ENVIRONMENT, **more}).all([(test, run) for run in runs for test in tests], wanted.jobs))
     finally:
         for one in busy:
             end_group(one.pid)

@@ -388,6 +388,7 @@ fn a_file_is_fed_whole_and_in_order_and_bad_rows_are_named() {
     }
 }
 
+/// Slow: four measurements of a second or more each.
 #[test]
 fn bench_measures_and_checks_a_running_node() {
     let server = Server::start(&["dev", "--listen", "127.0.0.1:0", "--no-feed", "--nodes", "1"], &[]);

@@ -206,6 +206,6 @@ impl Drop for NodeProcess {
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
     let path = test.ancestors().nth(2).map(|directory| directory.join("tickmesh")).unwrap_or_default();
-    assert!(path.exists(), "{} is missing: run `cargo build --package tickmesh` first", path.display());
+    assert!(path.exists(), "{} is missing: run ./test, which builds it", path.display());
     path
 }

@@ -8,6 +8,13 @@ use tempfile::TempDir;
 
 use crate::DEADLINE;
 
+/// Where ports are looked for: below those that the system gives to connections that go out, since one of those could take the
+/// port of a server that is away for a while, or even be connected to itself; and with room for ports that are 10,000 higher,
+/// where members of a Redis Cluster talk to each other.
+const PORTS: std::ops::Range<u16> = 10_000..22_000;
+/// Ports that are tried: between choosing one and listening there, somebody else may take it.
+const TRIES: usize = 5;
+
 /// A running server. It is killed when it is dropped.
 pub struct RedisServer {
     address: SocketAddr,
@@ -35,35 +42,44 @@ impl RedisServer {
     /// When redis-server is not installed or does not start.
     #[must_use]
     pub fn with(arguments: &[&str]) -> Self {
-        let address = free_address();
         let directory = TempDir::new().expect("a temporary directory");
-        let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let mut server = Self { address, directory, arguments, child: None };
-        server.restart();
-        server
+        Self::start_somewhere(directory, arguments.iter().map(|text| (*text).to_owned()).collect())
     }
 
     /// A Sentinel with these lines of configuration, which it needs as a file that it can write to.
     fn with_configuration(lines: &[&str]) -> Self {
-        let address = free_address();
         let directory = TempDir::new().expect("a temporary directory");
         let path = directory.path().join("sentinel.conf");
         std::fs::write(&path, lines.join("\n") + "\n").expect("its configuration");
-        let arguments = vec![path.to_string_lossy().into_owned(), "--sentinel".into()];
-        let mut server = Self { address, directory, arguments, child: None };
-        server.restart();
-        server
+        Self::start_somewhere(directory, vec![path.to_string_lossy().into_owned(), "--sentinel".into()])
+    }
+
+    /// Starts one of these, on a port of its own.
+    fn start_somewhere(directory: TempDir, arguments: Vec<String>) -> Self {
+        let mut server = Self { address: free_address(), directory, arguments, child: None };
+        for _ in 0..TRIES {
+            if server.try_start() {
+                return server;
+            }
+            server.address = free_address();
+        }
+        panic!("redis-server does not start: {:?}", server.arguments);
     }
 
     /// Starts the server again after [`kill`](Self::kill), with the same data, and waits until it answers.
     ///
     /// # Panics
     /// When it does not.
-    #[expect(clippy::disallowed_methods, reason = "a test's own thread, between two looks at a condition")]
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "still running");
+        assert!(self.try_start(), "redis-server does not start again");
+    }
+
+    /// False if it ends at once, as it does when somebody else has its port.
+    #[expect(clippy::disallowed_methods, reason = "a test's own thread, between two looks at a condition")]
+    fn try_start(&mut self) -> bool {
         // A file of configuration is the first argument.
-        let child = Command::new("redis-server")
+        let mut child = Command::new("redis-server")
             .args(&self.arguments)
             .args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string(), "--dir"])
             .arg(self.directory.path())
@@ -72,12 +88,20 @@ impl RedisServer {
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("redis-server cannot be started, install it: {error}"));
-        self.child = Some(child);
         let end = Instant::now() + DEADLINE;
         while self.try_command(&["PING"]).as_deref() != Ok("PONG") {
+            if child.try_wait().expect("its state").is_some() {
+                return false;
+            }
             assert!(Instant::now() < end, "redis-server does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
+        // Not another one that has the port.
+        if child.try_wait().expect("its state").is_some() {
+            return false;
+        }
+        self.child = Some(child);
+        true
     }
 
     /// Ends the server with no warning (SIGKILL).
@@ -213,7 +237,7 @@ impl Sentinel {
         let monitor = format!("main 127.0.0.1 {port} 1");
         let server = RedisServer::with_configuration(&[
             &format!("sentinel monitor {monitor}"),
-            "sentinel down-after-milliseconds main 500",
+            "sentinel down-after-milliseconds main 2000",
             "sentinel failover-timeout main 2000",
         ]);
         Self { server }
@@ -238,6 +262,6 @@ impl Sentinel {
 /// When there is none.
 #[must_use]
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    let mut tries = (0..1_000).map(|_| SocketAddr::from(([127, 0, 0, 1], rand::random_range(PORTS))));
+    tries.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }

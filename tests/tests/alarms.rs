@@ -175,6 +175,7 @@ fn addresses(processes: &[NodeProcess]) -> Vec<SocketAddr> {
     processes.iter().map(NodeProcess::address).collect()
 }
 
+/// Slow: a dozen causes, one after the other, and Prometheus needs ten seconds to see each come and go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alarms_fire_when_their_cause_is_made_and_not_otherwise() {
     let mut redis = RedisServer::start();

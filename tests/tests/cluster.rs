@@ -41,7 +41,7 @@ async fn publishers_and_subscribers_on_any_node_share_one_order() {
     let addresses: Vec<_> = nodes.iter().map(NodeProcess::address).collect();
     let subscribers = size("TICKMESH_TEST_SUBSCRIBERS", 60);
     let load = Load::start(&addresses, 20, 4, subscribers, Duration::ZERO).await;
-    load.goes_on(size("TICKMESH_TEST_MESSAGES", 3_000)).await;
+    load.goes_on(size("TICKMESH_TEST_MESSAGES", 1_000)).await;
     let account = load.finish().await;
     println!("{account:?}");
     assert_eq!((account.refused, account.resyncs, account.missed), (0, 0, 0), "{account:?}");

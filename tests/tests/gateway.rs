@@ -247,11 +247,13 @@ async fn failover(happens: impl FnOnce(&mut NodeProcess)) {
     }
 }
 
+/// Slow: 13,000 messages, each of them read and checked.
 #[tokio::test]
 async fn clients_of_a_killed_gateway_recover_at_another() {
     failover(NodeProcess::kill).await;
 }
 
+/// Slow: as the one before.
 #[tokio::test]
 async fn clients_of_a_stopping_gateway_recover_at_another() {
     failover(|gateway| gateway.signal("-TERM")).await;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::json;
 use tickmesh_cluster::config::Secret;
-use tickmesh_tests::{Sandbox, eventually};
+use tickmesh_tests::{Sandbox, eventually, free_address};
 
 const SECRET: &str = "a secret of the tests, long enough";
 
@@ -123,7 +123,7 @@ async fn health_and_metrics_are_what_monitoring_expects() {
 
 #[tokio::test]
 async fn metrics_can_have_an_address_of_their_own() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let free = free_address();
     let sandbox = Sandbox::with(1, |config| config.server.metrics_listen = Some(free));
     assert_eq!(sandbox.get("/metrics").await.status, 404);
     let answer = Sandbox::http(free, "GET", "/metrics", "", "").await;

@@ -67,6 +67,7 @@ async fn connections(node: &NodeProcess) -> u64 {
     answer.json()["connections"].as_u64().unwrap_or(u64::MAX)
 }
 
+/// Slow: three nodes are drained and replaced, one after the other.
 #[tokio::test]
 async fn nodes_are_replaced_as_a_rolling_update_does() {
     let mut cluster = Cluster::start(1).await;
@@ -103,6 +104,7 @@ async fn what_a_hook_did_not_do_sigterm_does() {
     nothing_happened(load).await;
 }
 
+/// Slow: the grace, and then a lease, have to end.
 #[tokio::test]
 async fn a_node_that_stands_still_is_killed_when_the_grace_is_over() {
     let mut cluster = Cluster::start(1).await;
@@ -162,6 +164,7 @@ async fn follow(
     (received, closed)
 }
 
+/// Slow: the pause of the manifest, ten seconds, and three in which clients are sent away.
 #[tokio::test]
 async fn a_gateway_takes_clients_until_load_balancers_know_and_then_sends_all_away_once() {
     let mut cluster = Cluster::start(2).await;

@@ -129,6 +129,7 @@ async fn tick(node: &NodeProcess) {
     ask(node.address(), "POST", "/api/v1/publish", &body).await;
 }
 
+/// Slow: a dozen alarms, each of which needs two or three looks, once a second, to come and to go.
 #[tokio::test]
 async fn each_rule_fires_once_for_all_nodes_and_is_over() {
     let server = RedisServer::append_only();
@@ -229,13 +230,13 @@ async fn each_rule_fires_once_for_all_nodes_and_is_over() {
     }
 
     gateway.kill();
-    fires(one, "gateway_lost:g").await;
     nodes[2].kill();
     let lost = id("node_lost", &nodes[2]);
+    fires(&nodes[0], "gateway_lost:g").await;
     fires(&nodes[0], &lost).await;
     let back = NodeProcess::start(nodes[2].id(), &server.url(), environment);
-    is_over(&nodes[0], &lost).await;
     gateway = NodeProcess::gateway("g", &server.url(), environment);
+    is_over(&nodes[0], &lost).await;
     is_over(&nodes[0], "gateway_lost:g").await;
     drop((back, gateway));
     for alarm in ["connections_high", "connections_very_high", "gateway_lost:g", &lost, &store] {
@@ -291,6 +292,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
+/// Slow: a rule that waits for fifteen seconds, in which another node takes over.
 #[tokio::test]
 async fn another_goes_on_when_the_one_that_looks_is_killed() {
     let server = RedisServer::append_only();
@@ -438,6 +440,7 @@ async fn a_webhook_that_fails_twice_gets_it_the_third_time() {
     );
 }
 
+/// Slow: Redis is away for longer than it takes to notice and to alarm, and everything joins again afterwards.
 #[tokio::test]
 async fn when_redis_is_away_webhooks_are_told_and_the_room_when_it_is_back() {
     let mut server = RedisServer::append_only();

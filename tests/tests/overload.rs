@@ -78,6 +78,7 @@ async fn a_client_that_takes_no_answers_is_not_read() {
     }
 }
 
+/// Slow: a hundred thousand requests and answers.
 #[tokio::test]
 async fn a_hundred_thousand_subscribes_disturb_nobody() {
     let sandbox = Sandbox::with(1, |config| config.limits.max_subscriptions = 100);

@@ -42,6 +42,7 @@ async fn a_broker_on_one_redis() {
     suite::run(&Factory { address: Address::parse(&server.url()).unwrap() }).await;
 }
 
+/// Slow: three servers that have to agree, and the whole suite.
 #[tokio::test]
 async fn everything_on_a_redis_cluster() {
     let cluster = RedisCluster::start();

@@ -14,6 +14,7 @@ fn open_files(node: &NodeProcess) -> usize {
     std::fs::read_dir(&path).map_or_else(|error| panic!("{path}: {error}"), Iterator::count)
 }
 
+/// Slow: what grows shows over time: half a minute.
 #[tokio::test]
 async fn nothing_grows_under_mixed_load_and_nothing_is_left_after_it() {
     let seconds = std::env::var("TICKMESH_TEST_SECONDS").ok();

@@ -52,6 +52,7 @@ async fn real_clients_are_served_by_a_node() {
     runs("client.py", &node, &[]).await;
 }
 
+/// Slow: three kinds of clients, one in a browser, one after the other.
 #[tokio::test]
 async fn real_clients_are_served_through_a_gateway() {
     let server = RedisServer::start();

@@ -123,6 +123,8 @@ async fn keeper(nodes: &[NodeProcess]) -> usize {
 
 /// `TICKMESH_TEST_ROUNDS` (4), `TICKMESH_TEST_SUBSCRIBERS` (20), `TICKMESH_TEST_RATE` (200): a client gets as many messages
 /// in three seconds after as many in backfill. The recorder is killed in every other round.
+///
+/// Slow: four rounds of three seconds of ticks, and two nodes die and are replaced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backfill_is_joined_to_the_stream_whoever_records() {
     let _alone = ALONE.lock().await;
@@ -209,6 +211,8 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
 }
 
 /// `TICKMESH_TEST_MESSAGES` (500) that each follower gets while a store is away: more than the recorder's buffer holds.
+///
+/// Slow: five outages, each for as long as 500 ticks take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     let _alone = ALONE.lock().await;
@@ -436,6 +440,8 @@ async fn alerts_fire_once_whoever_looks_at_them() {
 
 /// Redis comes back with its data and another epoch, and somebody else takes the room over: what was done with its messages
 /// is not done again, and nothing is left out.
+///
+/// Slow: leases of two nodes end, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_life_of_the_log_is_taken_up_where_the_last_one_ended() {
     let _alone = ALONE.lock().await;

@@ -324,6 +324,7 @@ async fn tables_of_another_shape_are_no_fault_of_the_rows() {
     recovers(&series).await;
 }
 
+/// Slow: questions have to run out until their breaker opens.
 #[tokio::test]
 async fn slow_questions_of_users_do_not_hold_up_who_writes() {
     let mut stub = TaosStub::start().await;

@@ -104,6 +104,7 @@ async fn every_process_tells_how_it_does() {
     assert!(metrics.contains("tickmesh_published_messages_total{class=\"system_cluster\"} 0\n"), "{metrics}");
 }
 
+/// Slow: what is lost is told when its lease has ended.
 #[tokio::test]
 async fn what_happens_to_processes_is_told_once() {
     let server = RedisServer::start();
@@ -178,6 +179,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
+/// Slow: Redis is away for six vitals.
 #[tokio::test]
 async fn vitals_are_skipped_while_redis_is_away_and_nothing_piles_up() {
     let mut server = RedisServer::append_only();

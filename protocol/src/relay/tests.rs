@@ -429,6 +429,7 @@ fn simulate(seed: u64) {
     }
 }
 
+/// Slow: 300 simulated lives; `SEEDS` says how many.
 #[test]
 fn whatever_happens_to_nodes_the_client_misses_nothing_and_gets_nothing_twice() {
     let first: u64 =

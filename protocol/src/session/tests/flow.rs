@@ -143,7 +143,7 @@ proptest! {
     /// than was asked for.
     #[test]
     fn bandwidth_changes_no_promise(
-        steps in prop::collection::vec((0usize..3, 1usize..400, 0u64..80), 1..200),
+        steps in prop::collection::vec((0usize..3, 1usize..400, 0u64..80), 1..120),
     ) {
         let mut client = limited();
         let names = ["market_1", "market_2", "market_3"];
