@@ -208,7 +208,7 @@ async fn of_the_last_node_it_is_said_that_nobody_can_connect_and_that_is_so() {
     let mut page = Browser::start();
     page.open(&cluster.url("/dashboard")).await;
     for (id, told, not_told) in
-        [("n1", "accepts no new", "last node"), ("n2", "last node that accepts clients", "without being")]
+        [("n1", "accepts no new sessions", "last node"), ("n2", "last node that accepts clients", "without being")]
     {
         condition(&mut page, id, "up").await;
         page.click(&format!("{} [data-act=change]", row(id))).await;
@@ -275,7 +275,12 @@ async fn an_alarm_comes_is_acknowledged_and_is_over() {
     assert_eq!(page.evaluate("document.querySelector('#announcer').textContent").await, "");
     drop(clients);
     page.until(&format!("document.querySelector('{alarm}')?.dataset.state === 'resolved'")).await;
+    // Whether others fire, the API would have to say.
+    page.until_text("#tile-alarms", "–").await;
+    page.until_text("#problem", "Alarms are unavailable: the server does not answer").await;
+    page.open(&cluster.url("/dashboard")).await;
     page.until_text("#tile-alarms", "0").await;
+    page.until_text("#tile-alarms-note", "all quiet").await;
     page.is_well().await;
 }
 
@@ -399,10 +404,9 @@ async fn fifty_nodes_and_a_thousand_sessions_do_not_freeze_it() {
     page.until("document.querySelectorAll('#room-rows tr').length > 0").await;
     let before = page.evaluate("document.documentElement.scrollHeight").await;
     let work = page.command(json!({"command": "work", "draws": 5})).await;
-    // What is there is changed in place, and laid out once or twice for each draw.
+    // Elements are kept, and only what has another text or place is written.
     assert_eq!(work["made"], 0, "{work}");
-    assert!(work["changes"].as_u64() < Some(5 * 1_000), "{work}");
-    assert!(work["layouts"].as_u64() < Some(5 * 8), "{work}");
+    assert!(work["changes"].as_u64() < Some(5 * 500), "{work}");
     assert_eq!(page.evaluate("document.documentElement.scrollHeight").await, before, "nothing jumps");
     page.is_well().await;
 }

@@ -73,12 +73,9 @@ async function accessible() {
     .map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).slice(0, 5).join(", ")}`);
 }
 
-/** What the page does while it is drawn so many times: elements that it makes, changes of the document, and layouts. */
-async function work(draws) {
-  const layouts = async () => (await debug.send("Performance.getMetrics")).metrics.find(({ name }) => name === "LayoutCount").value;
-  await debug.send("Performance.enable");
-  const before = await layouts();
-  const done = await evaluate(`new Promise((resolve) => {
+/** What the page does while it is drawn so many times: elements that it makes, and changes of the document. */
+function work(draws) {
+  return evaluate(`new Promise((resolve) => {
     const done = { made: 0, changes: 0 };
     let draws = 0;
     new MutationObserver((records, observer) => {
@@ -92,7 +89,6 @@ async function work(draws) {
       resolve(done);
     }).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
   })`);
-  return { ...done, layouts: (await layouts()) - before };
 }
 
 const commands = {

@@ -195,7 +195,7 @@ const own = {
   move_pause: ["Pause per move, p50 · p99", "迁移停顿 p50 · p99"],
   // actions
   confirm_drain: ["Drain node {id}?", "排空节点 {id}？"],
-  confirm_drain_none: ["The node has no sessions. It will accept no new ones until it is resumed.", "该节点没有会话。恢复之前，它不再接入新会话。"],
+  confirm_drain_none: ["The node has no sessions. It accepts no new sessions until it is resumed.", "该节点没有会话。恢复之前，它不再接入新会话。"],
   confirm_drain_text: [
     "Its session moves to another node without being disconnected. The node accepts no new sessions until it is resumed.|Its {n} sessions move to other nodes without being disconnected. The node accepts no new sessions until it is resumed.",
     "其 {n} 个会话将不断线地迁移到其他节点。恢复之前，该节点不再接入新会话。",
