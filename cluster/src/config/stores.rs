@@ -66,7 +66,7 @@ impl Default for StoresConfig {
         Self {
             breaker_failures: 5,
             breaker_open_ms: 1_000,
-            memory_tick_bytes: 16 << 20,
+            memory_tick_bytes: 8 << 20,
             memory_bar_bytes: 4 << 20,
             memory_user_bytes: 4 << 20,
         }

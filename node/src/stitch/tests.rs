@@ -68,10 +68,17 @@ type Got = (Vec<u64>, Vec<u64>, bool);
 
 impl Room {
     fn new(history_size: usize) -> Self {
+        Self::keeping(history_size, 32 << 20)
+    }
+
+    /// With a store of so many bytes.
+    fn keeping(history_size: usize, tick_bytes: usize) -> Self {
+        let mut config = Config::node_defaults();
+        config.stores.memory_tick_bytes = tick_bytes;
         let class = Class { history_size, ..Class::default() };
         let cluster = MemoryCluster::new(Classes::new(vec![class]), Arc::new(|| 0));
         let (inbox, _events) = inbox(1);
-        let stores = Stores::memory(&Config::node_defaults());
+        let stores = Stores::memory(&config);
         Self { broker: cluster.connect(inbox), stores, name: RoomName::new("market_S").unwrap() }
     }
 
@@ -222,6 +229,26 @@ async fn what_was_lost_in_between_is_told() {
     let epoch = room.publish(times(1..=500)).await;
     room.record(&epoch, ticks(201..=500), "{}").await;
     assert_eq!(room.get(Replay::Nothing, 0, 10_000).await, (seqs(201..=400), seqs(401..=500), true));
+}
+
+#[tokio::test]
+async fn what_a_store_in_memory_evicted_is_before_what_it_has() {
+    let room = Room::keeping(100, 1 << 20);
+    // One of a hundred is late, and one in the middle says that it is of tomorrow.
+    let at = |seq| match seq {
+        25_000 => 100_000_000,
+        seq if seq % 100 == 50 => 1_000 * (seq - 30),
+        seq => 1_000 * seq,
+    };
+    let epoch = room.publish((1..=30_000).map(at)).await;
+    room.record(&epoch, (1..=30_000).map(|seq| (at(seq), seq)), "{}").await;
+    let (older, messages, complete) = room.get(Replay::Nothing, 0, 29_900).await;
+    let first = older[0];
+    assert!((15_000..29_000).contains(&first), "{first}");
+    assert_eq!((older, messages), (seqs(first..=29_900), seqs(29_901..=30_000)), "without a gap");
+    assert!(complete, "what its retention has ended for, the store does not owe");
+    let (older, _, complete) = room.get(Replay::Nothing, 29_500_000, 10_000).await;
+    assert_eq!((older, complete), (seqs(29_500..=29_900), true));
 }
 
 #[tokio::test]

@@ -15,6 +15,10 @@ use tickmesh_protocol::room::{Class, RoomName};
 use super::super::{Event, Inbox};
 use crate::heap::{chunk, hash_entry, hash_table, shared_text};
 
+/// Bytes of an entry of the log, and of the queue of ids.
+const LOG_ENTRY: usize = size_of::<(u64, Arc<Message>)>();
+const ID_ENTRY: usize = size_of::<(u64, Arc<str>)>();
+
 /// See the module's documentation.
 pub(super) struct Room {
     pub(super) class: Arc<Class>,
@@ -76,11 +80,14 @@ impl Room {
             self.accepted_until.push_back((until, id.clone()));
             self.accepted.insert(id, self.seq);
         }
+        // Most messages of a room are of one kind: they share its name.
+        let newest = self.log.back().map(|(_, newest)| &newest.event);
+        let event = newest.filter(|newest| **newest == publish.event).cloned().unwrap_or(publish.event);
         let message = Arc::new(Message {
             seq: self.seq,
             timestamp: publish.timestamp.unwrap_or(now),
             accepted_at: now,
-            event: publish.event,
+            event,
             key: publish.key,
             data: publish.data,
             trace: publish.trace,
@@ -143,13 +150,13 @@ impl Room {
     }
 
     fn log_bytes(&self) -> usize {
-        self.message_bytes + chunk(self.log.capacity() * size_of::<(u64, Arc<Message>)>())
+        self.message_bytes + chunk(self.log.capacity() * LOG_ENTRY)
     }
 
     fn ids_bytes(&self) -> usize {
         self.id_bytes
             + hash_table::<(Arc<str>, u64)>(self.accepted.capacity())
-            + chunk(self.accepted_until.capacity() * size_of::<(u64, Arc<str>)>())
+            + chunk(self.accepted_until.capacity() * ID_ENTRY)
     }
 
     /// What it takes.
@@ -157,32 +164,37 @@ impl Room {
         self.fixed + self.log_bytes() + self.ids_bytes()
     }
 
-    /// Throws away the oldest messages and ids, first of what takes more, until it takes no more than so many bytes, or there
-    /// is one message. Answers how many messages and ids went.
+    /// Throws away the oldest messages and ids, of what takes more, until it takes no more than so many bytes, or there is one
+    /// message. Answers how many messages and ids went.
     pub(super) fn shrink_to(&mut self, most: usize) -> [u64; 2] {
-        let mut gone = [0; 2];
-        while self.bytes() > most {
-            let (messages, ids) = (self.log.len(), self.accepted_until.len());
-            if messages > 1 && (self.log_bytes() >= self.ids_bytes() || ids == 0) {
-                // Capacity goes with the last of a part only.
-                let part = (messages / 8).clamp(1, messages - 1);
-                (0..part).for_each(|_| self.drop_oldest());
-                self.log.shrink_to_fit();
-                gone[0] += part as u64;
-            } else if ids > 0 {
-                let part = (ids / 8).max(1);
-                (0..part).for_each(|_| self.forget_oldest_id());
-                self.accepted_until.shrink_to_fit();
-                self.accepted.shrink_to_fit();
-                gone[1] += part as u64;
+        let before = [self.log.len(), self.accepted.len()];
+        if self.bytes() <= most {
+            return [0; 2];
+        }
+        // What the two take with no more capacity than they need.
+        let log = |room: &Self| room.message_bytes + chunk(room.log.len() * LOG_ENTRY);
+        let ids = |room: &Self| {
+            let table = hash_table::<(Arc<str>, u64)>(room.accepted.len());
+            room.id_bytes + table + chunk(room.accepted_until.len() * ID_ENTRY)
+        };
+        while self.fixed + log(self) + ids(self) > most {
+            if self.log.len() > 1 && log(self) >= ids(self) {
+                self.drop_oldest();
+            } else if !self.accepted_until.is_empty() {
+                self.forget_oldest_id();
+            } else if self.log.len() > 1 {
+                self.drop_oldest();
             } else {
                 break;
             }
         }
-        gone
+        self.log.shrink_to_fit();
+        self.accepted_until.shrink_to_fit();
+        self.accepted.shrink_to_fit();
+        [(before[0] - self.log.len()) as u64, (before[1] - self.accepted.len()) as u64]
     }
 
-    /// Nobody would miss more of it than its history.
+    /// Nobody follows it.
     pub(super) fn is_idle(&self) -> bool {
         self.subscribers.is_empty()
     }

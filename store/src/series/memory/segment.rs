@@ -61,6 +61,13 @@ impl Segment {
         Self { epoch, entries: Vec::new(), block: Vec::new(), ats: (u64::MAX, 0) }
     }
 
+    /// The one after this one, which is full, as large from the start: what is evicted later is then of the sizes that are
+    /// allocated next, so that the heap does not fragment.
+    pub(super) fn next(&self, epoch: Epoch) -> Self {
+        let entries = Vec::with_capacity(self.entries.len() + self.entries.len() / 8);
+        Self { epoch, entries, block: Vec::with_capacity(BLOCK), ats: (u64::MAX, 0) }
+    }
+
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -105,7 +112,7 @@ impl Segment {
         let Ok(offset) = u32::try_from(self.block.len()) else { return false };
         let Ok(data_len) = u32::try_from(data.len()) else { return false };
         if self.entries.is_empty() && most > BLOCK {
-            self.block = Vec::with_capacity(most);
+            (self.block, self.entries) = (Vec::with_capacity(most), Vec::with_capacity(1));
         } else if self.block.len() + most > BLOCK {
             return false;
         } else if self.block.len() + most > self.block.capacity() {
@@ -123,11 +130,6 @@ impl Segment {
         self.entries.insert(place, entry);
         self.ats = (self.ats.0.min(row.at), self.ats.1.max(row.at));
         true
-    }
-
-    /// No more rows come for now.
-    pub(super) fn seal(&mut self) {
-        self.entries.shrink_to_fit();
     }
 
     /// Leaves the newest rows that take no more than so many bytes, at least one. Answers with the greatest sequence number of

@@ -20,6 +20,9 @@ use tickmesh_cluster::heap::{chunk, hash_entry, shared_text};
 /// One in so many bytes goes when there are too many, so that this is seldom looked for.
 const SHARE: usize = 8;
 
+/// Segments of a room from which a part of one is evicted; where there are more, one goes as a whole.
+const FEW: usize = 8;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Ticks {
@@ -154,18 +157,17 @@ impl Room {
             segment.forget(index);
         }
         self.highest = self.highest.max(seq);
+        let mut next = None;
         if let Some(last) = self.segments.back_mut().filter(|last| *last.epoch() == row.epoch) {
             let before = last.heap();
             let fits = last.put(row);
-            if !fits {
-                last.seal();
-            }
             self.heap = self.heap - before + last.heap();
             if fits {
                 return;
             }
+            next = Some(last.next(row.epoch.clone()));
         }
-        let mut next = Segment::new(row.epoch.clone());
+        let mut next = next.unwrap_or_else(|| Segment::new(row.epoch.clone()));
         if next.put(row) {
             if self.segments.len() == self.segments.capacity() {
                 self.segments.reserve_exact(1 + self.segments.len() / 4);
@@ -188,10 +190,11 @@ impl Room {
     fn shrink_to(&mut self, most: usize) {
         loop {
             let over = self.bytes().saturating_sub(most);
-            let more = self.segments.len() > 1;
+            let (more, few) = (self.segments.len() > 1, self.segments.len() <= FEW);
             let Some(first) = self.segments.front_mut().filter(|_| over > 0) else { return };
             let before = first.heap();
-            if !more || over < before {
+            // A whole block is a small part of what has many.
+            if !more || few && over < before {
                 let gone = first.keep_newest(before.saturating_sub(over));
                 let (epoch, after) = (first.epoch().clone(), first.heap());
                 self.gone = gone.map(|seq| Position { epoch, seq }).or(self.gone.take());
