@@ -64,12 +64,15 @@ CHECKS = [
     ("check::web_pages", "npm run --silent check", "web", ["web"]),
     ("check::kubernetes_manifests", "tests/k8s/check", ".", ["python"]),
     ("check::alarms_and_dashboards", "tests/prometheus/check", ".", ["prometheus"]),
+    # Links, anchors, and the files that CONTRIBUTING names.
+    ("check::documents", "tests/docs/check", ".", ["python"]),
 ]
 # And those of `--full`. They run one after the other, after everything else.
 FULL_CHECKS = [
     ("check::format", "cargo fmt --all --check", ".", []),
     ("check::lints", "cargo clippy --locked --workspace --all-targets -- -D warnings", ".", []),
     ("check::documentation", 'RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet', ".", []),
+    ("check::book", "tests/docs/check --book", ".", ["python"]),
     ("check::kubernetes_lint", "tests/k8s/check --lint", ".", ["python"]),
     ("check::licences", "cargo deny --log-level error check licenses bans sources", ".", ["cargo-deny"]),
     # Their database is a repository of its own; where it cannot be reached this says so and the rest still counts.
