@@ -18,7 +18,7 @@ import { SPAN_S, Series } from "./series";
 import { Sessions } from "./sessions";
 import { type Process, Store, counts, sums, tally } from "./store";
 import { MemberTable, RoomTable } from "./tables";
-import { busiest } from "./traffic";
+import { Held, busiest } from "./traffic";
 
 const DRAW_MS = 1_000;
 const LEASES_MS = 5_000;
@@ -44,6 +44,7 @@ class Dashboard {
   readonly #map: ClusterMap;
   readonly #members: MemberTable;
   readonly #roomTable = new RoomTable();
+  readonly #rooms = new Held();
   readonly #connection: Connection;
   #processes = 2;
   /** In the language that the page has when they are shown. */
@@ -218,7 +219,7 @@ class Dashboard {
     this.#drawAlarms();
     this.#map.show(gateways, nodes);
     this.#members.show(gateways, nodes, now, this.#store.known);
-    this.#roomTable.show(busiest(heard, BUSIEST), heard.length > 0);
+    this.#roomTable.show(this.#rooms.show(busiest(heard, BUSIEST), this.#clock.now()), heard.length > 0);
     const gone = new Set(nodes.filter((node) => !counts(node)).map(({ id }) => id));
     if (this.#connection.state.phase === "connected") this.#charts.show(this.#series.rows(now, gone));
     const waits = this.#connection.state.phase === "waiting" && this.#connection.greetings === 0;

@@ -7,7 +7,7 @@ import { fitted, layout } from "./layout";
 import { type Alarm, type Report, type Vitals, vitals } from "./model";
 import { SPAN_S, Series } from "./series";
 import { LOST_MS, Store, sums, tally } from "./store";
-import { busiest, paged } from "./traffic";
+import { Held, busiest, paged } from "./traffic";
 
 const node = (id: string, at: number, more: Partial<Vitals> = {}): Vitals => ({
   id, kind: "node", version: "1", address: "a:1", run: 1, started_at: 0, at, draining: false, ready: true,
@@ -267,6 +267,13 @@ test("a room's messages are the same at every node, its subscribers are not", ()
   const top = (subscribers: number, messages_per_s: number) => ({ top_rooms: [{ room: "r", subscribers, messages_per_s }] });
   const found = busiest([node("a", 1, top(3, 10)), node("b", 1, top(4, 9.5)), node("c", 1)], 20);
   assert.deepEqual(found, [{ room: "r", messages_per_s: 10, subscribers: 7, deliveries: 70 }]);
+});
+
+test("the list of busy rooms does not go with one report that has none", () => {
+  const room = { room: "r", messages_per_s: 1, subscribers: 1, deliveries: 1 }, held = new Held();
+  assert.deepEqual(held.show([room], 0), [room]);
+  assert.deepEqual(held.show([], 2_000), [room]);
+  assert.deepEqual(held.show([], 3_500), []);
 });
 
 test("a page behind the end is the last", () => {

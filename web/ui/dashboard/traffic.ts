@@ -22,6 +22,21 @@ export function busiest(nodes: readonly Vitals[], most: number): Busy[] {
     .slice(0, most);
 }
 
+/** How long the list stays where nothing is told of any room, in milliseconds: a node counts by the second, and now and then too early. */
+const HOLDS_MS = 3_000;
+
+/** The busiest rooms as they are shown. */
+export class Held {
+  #rooms: readonly Busy[] = [];
+  #at = -Infinity;
+
+  /** Those that are told now, or were told a moment ago. */
+  show(rooms: readonly Busy[], now: number): readonly Busy[] {
+    if (rooms.length > 0 || now - this.#at > HOLDS_MS) [this.#rooms, this.#at] = [rooms, now];
+    return this.#rooms;
+  }
+}
+
 export interface Page<T> {
   readonly items: readonly T[];
   /** From 0. */

@@ -23,7 +23,7 @@ const own = {
   reconnects: ["Reconnects", "重连"],
   rooms_anew: ["{n} room with a gap|{n} rooms with a gap", "{n} 个房间有缺失"],
   node: ["Node", "节点"],
-  since_open: ["since page opened", "自打开本页起"],
+  since_open: ["on this page", "自打开本页起"],
   caption: [
     "Latest quote of each symbol, refreshed up to four times a second, with volumes in small print. Changes are measured from the day's open. Select a symbol to see its chart.",
     "各品种最新报价，每秒最多刷新四次，小字为数量。涨跌幅以当日开盘价为基准。点击品种查看图表。",
