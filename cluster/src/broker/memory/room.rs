@@ -171,11 +171,12 @@ impl Room {
         if self.bytes() <= most {
             return [0; 2];
         }
-        // What the two take with no more capacity than they need.
-        let log = |room: &Self| room.message_bytes + chunk(room.log.len() * LOG_ENTRY);
+        // What the two take with room for a few more: without that, the next one would need twice the capacity, and so the next
+        // eviction.
+        let log = |room: &Self| room.message_bytes + chunk(with_spare(room.log.len()) * LOG_ENTRY);
         let ids = |room: &Self| {
-            let table = hash_table::<(Arc<str>, u64)>(room.accepted.len());
-            room.id_bytes + table + chunk(room.accepted_until.len() * ID_ENTRY)
+            let table = hash_table::<(Arc<str>, u64)>(with_spare(room.accepted.len()));
+            room.id_bytes + table + chunk(with_spare(room.accepted_until.len()) * ID_ENTRY)
         };
         while self.fixed + log(self) + ids(self) > most {
             if self.log.len() > 1 && log(self) >= ids(self) {
@@ -188,9 +189,9 @@ impl Room {
                 break;
             }
         }
-        self.log.shrink_to_fit();
-        self.accepted_until.shrink_to_fit();
-        self.accepted.shrink_to_fit();
+        self.log.shrink_to(with_spare(self.log.len()));
+        self.accepted_until.shrink_to(with_spare(self.accepted_until.len()));
+        self.accepted.shrink_to(with_spare(self.accepted.len()));
         [(before[0] - self.log.len()) as u64, (before[1] - self.accepted.len()) as u64]
     }
 
@@ -225,6 +226,11 @@ impl Room {
         let complete = epoch_holds && (after >= self.seq || after + 1 >= first);
         History { position: self.position(), messages, complete, began_at: 0 }
     }
+}
+
+/// The capacity that is left to what has so many entries.
+fn with_spare(len: usize) -> usize {
+    len + len / 4
 }
 
 /// What a message of a log takes.
