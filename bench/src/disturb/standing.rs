@@ -91,7 +91,8 @@ impl Standing {
     async fn up(&self) -> anyhow::Result<BTreeSet<Life>> {
         let answer = timeout(ANSWER, self.get("/api/v1/cluster")).await.context("no answer in time")??;
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-        let members: Value = serde_json::from_str(body).with_context(|| format!("not JSON: {head}"))?;
+        let members: Value = serde_json::from_str(body)
+            .with_context(|| format!("not JSON: {}", head.lines().next().unwrap_or_default()))?;
         let nodes = members["nodes"].as_array().with_context(|| format!("no nodes in {body}"))?;
         let life = |node: &Value| Some((node["id"].as_str()?.to_owned(), node["started_at"].as_u64()?));
         Ok(nodes.iter().filter(|node| node["draining"] != true).filter_map(life).collect())
