@@ -125,7 +125,7 @@ def install(needs):
 
 
 def compile_all():
-    """Compiles, and notes the test programs: name, path, directory, and the text of what they were made of."""
+    """Compiles, and notes the test programs: name, path, directory, and what they were made of."""
     command = ["cargo", "test", *CARGO, "--no-run", "--message-format=json-render-diagnostics"]
     cargo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     programs = []
@@ -136,7 +136,7 @@ def compile_all():
         target, directory = message["target"], Path(message["manifest_path"]).parent
         package = directory.relative_to(ROOT).as_posix()
         name = f"{package}/{target['name']}" if target["kind"] == ["test"] else package
-        programs.append((name, message["executable"], str(directory), Path(target["src_path"]).read_text()))
+        programs.append((name, message["executable"], str(directory), target["src_path"]))
     if cargo.wait() != 0:
         sys.exit("the tests do not compile")
     PROGRAMS.write_text(json.dumps(sorted(programs), indent=0))
@@ -144,15 +144,24 @@ def compile_all():
 
 def tests_of(program):
     name, path, directory, source = program
+    texts = {}
     listed = subprocess.run([path, "--list", "--format", "terse"], cwd=directory, check=True, capture_output=True, text=True)
-    needs = {need for word, need in NEEDS.items() if word in source} if "/" in name else ()
-    # Each of the slowest says why it is.
-    slow = re.findall(r"/// Slow: .*\n(?:.*\n)*?(?:async )?fn (\w+)", source)
     for line in listed.stdout.splitlines():
         test, _, kind = line.rpartition(": ")
-        if kind == "test":
-            command = [path, test, "--exact", "--nocapture"]
-            yield Test(f"{name}::{test}", command, directory, needs, path, 30 if test in slow else 5 if needs else 1)
+        if kind != "test":
+            continue
+        # Those in tests/tests are one program, and named after their files.
+        file = Path(source)
+        if file.stem == "all":
+            file, full = file.with_name(test.split("::")[0] + ".rs"), f"{Path(name).parent}/{test}"
+        else:
+            full = f"{name}::{test}"
+        text = texts.setdefault(file, file.read_text())
+        needs = {need for word, need in NEEDS.items() if word in text} if "/" in name else ()
+        # Each of the slowest says why it is.
+        slow = re.findall(r"/// Slow: .*\n(?:.*\n)*?(?:async )?fn (\w+)", text)
+        about = 30 if test.split("::")[-1] in slow else 5 if needs else 1
+        yield Test(full, [path, test, "--exact", "--nocapture"], directory, needs, path, about)
 
 
 def doc_tests():
@@ -325,6 +334,9 @@ def main():
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tests = [test for some in pool.map(lambda one: list(tests_of(one)), programs) for test in some]
     tests += [*doc_tests(), *checks(CHECKS, False), *(checks(FULL_CHECKS, True) if wanted.full else ())]
+    for file in ROOT.glob("tests/tests/*.rs"):
+        if file.stem != "all" and not any(test.name.startswith(f"tests/{file.stem}::") for test in tests):
+            sys.exit(f"{file} is not named in tests/tests/all.rs")
     for part in FULL_ONLY + ALONE:
         if not any(part in test.name for test in tests):
             sys.exit(f"tests/run.py: there is no test {part}")

@@ -122,7 +122,12 @@ async fn who_is_disconnected_or_sent_away_has_what_was_pending() {
     for client in [&mut first, &mut second] {
         client.subscribe("market_1", json!({})).await;
     }
+    // What is urgent arrives: then what was published before it is pending.
+    let mut witness = sandbox.client().await;
+    witness.subscribe("market_2", json!({})).await;
     publish(&sandbox, "market_1", "quote", json!(1)).await;
+    publish(&sandbox, "market_2", "alert", json!(1)).await;
+    witness.read_until("market_2", 1).await;
     let id = first.hello["session_id"].as_str().expect("an id").to_owned();
     let operator = format!("Authorization: Bearer {KEY}\r\n");
     let answer = sandbox.request("DELETE", &format!("/api/v1/sessions/{id}"), &operator, "").await;
@@ -130,6 +135,8 @@ async fn who_is_disconnected_or_sent_away_has_what_was_pending() {
     first.read_until("market_1", 1).await;
     assert_eq!(first.closed().await, 4005);
     publish(&sandbox, "market_1", "quote", json!(2)).await;
+    publish(&sandbox, "market_2", "alert", json!(2)).await;
+    witness.read_until("market_2", 2).await;
     sandbox.begin_stop();
     second.read_until("market_1", 2).await;
     assert_eq!(second.closed().await, 1001);

@@ -129,10 +129,7 @@ async fn fragments_and_pings_between_them_are_understood() {
 
 #[tokio::test]
 async fn handshakes_that_are_none_are_refused() {
-    let sandbox = Sandbox::with(1, |config| {
-        config.server.handshake_timeout_ms = 500;
-        config.server.origins = vec!["https://good.example".into()];
-    });
+    let sandbox = Sandbox::with(1, |config| config.server.origins = vec!["https://good.example".into()]);
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let version = "Sec-WebSocket-Version: 13\r\n";
@@ -165,6 +162,7 @@ async fn handshakes_that_are_none_are_refused() {
     let good = [("Origin", "https://good.example")];
     assert!(tickmesh_tests::Client::try_connect(sandbox.address(0), "", &good).await.is_ok());
 
+    let sandbox = Sandbox::with(1, |config| config.server.handshake_timeout_ms = 500);
     let mut half = RawClient::tcp(sandbox.address(0), None).await;
     half.write_all(b"GET /ws HTTP/1.1\r\nHost: x\r\nConn").await.expect("it listens");
     let mut answer = Vec::new();
