@@ -420,7 +420,7 @@ impl Config {
     pub fn dev_defaults() -> Self {
         let mut config = Self::node_defaults();
         config.auth.anonymous = Anonymous::Full;
-        config.broker.memory_bytes = 24 << 20;
+        config.broker.memory_bytes = 16 << 20;
         config.log.level = "warn".into();
         config
     }

@@ -24,7 +24,7 @@ pub(super) const KEYS: &[Key] = &[
         "broker.memory_bytes",
         Kind::Int(1_048_576, 1_099_511_627_776),
         "Bytes of all rooms' logs with \"memory\". When there are more, the rooms that hold most give up their oldest messages,\n\
-         though their class would keep them. `tickmesh dev` defaults to 24 MiB.",
+         though their class would keep them. `tickmesh dev` defaults to 16 MiB.",
     ),
     key(
         "cluster.lease_ms",
