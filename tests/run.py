@@ -367,7 +367,14 @@ def main():
     return summary(all_done, times)
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    # Whoever ends this ends what it started.
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -27,7 +27,7 @@ async fn metric(address: SocketAddr, name: &str) -> f64 {
     line.unwrap_or_else(|| panic!("no {name} in {metrics}"))
 }
 
-/// Publishes so many ticks a second into one room, whoever dies, each under an id: the next only when the one before is
+/// Publishes up to so many ticks a second into one room, whoever dies, each under an id: the next only when the one before is
 /// kept.
 struct Feed {
     addresses: Arc<parking_lot::Mutex<Vec<SocketAddr>>>,
@@ -44,7 +44,8 @@ impl Feed {
         let task = tokio::spawn(async move {
             let batch = (per_second / 20).max(1);
             let mut every = interval(Duration::from_millis(50));
-            every.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            // A busy machine gets fewer, instead of ever more at once.
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut n = 0;
             while !stop.load(Ordering::Relaxed) {
                 every.tick().await;
@@ -121,15 +122,15 @@ async fn keeper(nodes: &[NodeProcess]) -> usize {
     found.into_inner().expect("found")
 }
 
-/// `TICKMESH_TEST_ROUNDS` (4), `TICKMESH_TEST_SUBSCRIBERS` (20), `TICKMESH_TEST_RATE` (200): a client gets as many messages
+/// `TICKMESH_TEST_ROUNDS` (4), `TICKMESH_TEST_SUBSCRIBERS` (10), `TICKMESH_TEST_RATE` (100): a client gets as many messages
 /// in three seconds after as many in backfill. The recorder is killed in every other round.
 ///
 /// Slow: four rounds of three seconds of ticks, and two nodes die and are replaced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backfill_is_joined_to_the_stream_whoever_records() {
     let _alone = ALONE.lock().await;
-    let (rounds, clients) = (size("TICKMESH_TEST_ROUNDS", 4), size("TICKMESH_TEST_SUBSCRIBERS", 20));
-    let rate = size("TICKMESH_TEST_RATE", 200);
+    let (rounds, clients) = (size("TICKMESH_TEST_ROUNDS", 4), size("TICKMESH_TEST_SUBSCRIBERS", 10));
+    let rate = size("TICKMESH_TEST_RATE", 100);
     // So many rows before, and so many messages after.
     let each = 3 * rate;
     let seed = rand::random::<u64>();
@@ -210,13 +211,13 @@ async fn backfill_is_joined_to_the_stream_whoever_records() {
     );
 }
 
-/// `TICKMESH_TEST_MESSAGES` (500) that each follower gets while a store is away: more than the recorder's buffer holds.
+/// `TICKMESH_TEST_MESSAGES` (250) that each follower gets while a store is away: more than the recorder's buffer holds.
 ///
-/// Slow: five outages, each for as long as 500 ticks take.
+/// Slow: five outages, each for as long as 250 ticks take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
     let _alone = ALONE.lock().await;
-    let meanwhile = size("TICKMESH_TEST_MESSAGES", 500) as u64;
+    let meanwhile = size("TICKMESH_TEST_MESSAGES", 250) as u64;
     let redis = RedisServer::start();
     let mut postgres = PostgresServer::start();
     let mut stub = TaosStub::start().await;
@@ -225,7 +226,7 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
         ("TICKMESH_POSTGRES__URL", url.as_str()),
         ("TICKMESH_TDENGINE__DSN", dsn.as_str()),
         ("TICKMESH_STORES__BREAKER_OPEN_MS", "100"),
-        ("TICKMESH_RECORDER__BUFFER", "200"),
+        ("TICKMESH_RECORDER__BUFFER", "100"),
         ("TICKMESH_ROOMS__CLASS", LONG),
     ];
     let nodes: Vec<NodeProcess> =
@@ -241,10 +242,10 @@ async fn a_store_that_is_away_holds_up_what_needs_it_and_nothing_else() {
         .await;
     }
     // Followers of the push path, who hear of nothing.
-    let feed = Feed::start("market_T", addresses.clone(), 200);
+    let feed = Feed::start("market_T", addresses.clone(), 100);
     let stop = Arc::new(AtomicBool::new(false));
     let mut followers = JoinSet::new();
-    let received: [Arc<AtomicU64>; 20] = Default::default();
+    let received: [Arc<AtomicU64>; 6] = Default::default();
     for (n, count) in received.iter().enumerate() {
         let mut client = Client::connect(addresses[n % 2], "").await;
         client.subscribe("market_T", json!({})).await;
