@@ -8,6 +8,7 @@ use std::mem::size_of;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use siphasher::sip128::{Hash128, SipHasher13};
 use tickmesh_protocol::message::{History, Message, Publish, Replay};
 use tickmesh_protocol::position::{Epoch, Position};
 use tickmesh_protocol::room::{Class, RoomName};
@@ -17,7 +18,11 @@ use crate::heap::{chunk, hash_entry, hash_table, shared_text};
 
 /// Bytes of an entry of the log, and of the queue of ids.
 const LOG_ENTRY: usize = size_of::<(u64, Arc<Message>)>();
-const ID_ENTRY: usize = size_of::<(u64, Arc<str>)>();
+const ID_ENTRY: usize = size_of::<(u64, Id)>();
+
+/// What is remembered of a `message_id`: its hash under a random key of the room, so that nothing is allocated for each. Of ten
+/// million ids in a room two have the same hash with a probability below 2^-80.
+type Id = [u64; 2];
 
 /// See the module's documentation.
 pub(super) struct Room {
@@ -29,11 +34,11 @@ pub(super) struct Room {
     /// What the messages of the log take.
     message_bytes: usize,
     /// Ids within the window, and what they were answered with.
-    accepted: FxHashMap<Arc<str>, u64>,
+    accepted: FxHashMap<Id, u64>,
     /// The same ids, oldest first, with the time at which they are forgotten.
-    accepted_until: VecDeque<(u64, Arc<str>)>,
-    /// What the texts of the ids take.
-    id_bytes: usize,
+    accepted_until: VecDeque<(u64, Id)>,
+    /// Makes the hashes.
+    ids: SipHasher13,
     pub(super) subscribers: Vec<(u64, Inbox)>,
     pub(super) last_used: u64,
     /// What it takes beside log and ids.
@@ -55,7 +60,7 @@ impl Room {
             message_bytes: 0,
             accepted: FxHashMap::default(),
             accepted_until: VecDeque::new(),
-            id_bytes: 0,
+            ids: SipHasher13::new_with_keys(rand::random(), rand::random()),
             subscribers: Vec::new(),
             last_used: now,
             fixed,
@@ -69,15 +74,17 @@ impl Room {
     pub(super) fn publish(&mut self, publish: Publish, now: u64, pressure: u32) -> Position {
         self.last_used = now;
         self.trim(now);
-        if let Some(seq) = publish.message_id.as_ref().and_then(|id| self.accepted.get(&**id)) {
+        let id = publish.message_id.as_ref().map(|id| {
+            let Hash128 { h1, h2 } = self.ids.hash(id.as_bytes());
+            [h1, h2]
+        });
+        if let Some(seq) = id.and_then(|id| self.accepted.get(&id)) {
             return Position { epoch: self.epoch.clone(), seq: *seq };
         }
         self.seq += 1;
-        if let Some(id) = publish.message_id {
+        if let Some(id) = id {
             let until = now + self.class.idempotency_window_s * 1_000;
-            let id: Arc<str> = id.into();
-            self.id_bytes += shared_text(id.len());
-            self.accepted_until.push_back((until, id.clone()));
+            self.accepted_until.push_back((until, id));
             self.accepted.insert(id, self.seq);
         }
         // Most messages of a room are of one kind: they share its name.
@@ -126,7 +133,6 @@ impl Room {
     fn forget_oldest_id(&mut self) {
         if let Some((_, id)) = self.accepted_until.pop_front() {
             self.accepted.remove(&id);
-            self.id_bytes -= shared_text(id.len());
         }
     }
 
@@ -154,9 +160,7 @@ impl Room {
     }
 
     fn ids_bytes(&self) -> usize {
-        self.id_bytes
-            + hash_table::<(Arc<str>, u64)>(self.accepted.capacity())
-            + chunk(self.accepted_until.capacity() * ID_ENTRY)
+        hash_table::<(Id, u64)>(self.accepted.capacity()) + chunk(self.accepted_until.capacity() * ID_ENTRY)
     }
 
     /// What it takes.
@@ -175,8 +179,8 @@ impl Room {
         // eviction.
         let log = |room: &Self| room.message_bytes + chunk(with_spare(room.log.len()) * LOG_ENTRY);
         let ids = |room: &Self| {
-            let table = hash_table::<(Arc<str>, u64)>(with_spare(room.accepted.len()));
-            room.id_bytes + table + chunk(with_spare(room.accepted_until.len()) * ID_ENTRY)
+            let table = hash_table::<(Id, u64)>(with_spare(room.accepted.len()));
+            table + chunk(with_spare(room.accepted_until.len()) * ID_ENTRY)
         };
         while self.fixed + log(self) + ids(self) > most {
             if self.log.len() > 1 && log(self) >= ids(self) {
