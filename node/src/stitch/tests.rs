@@ -234,14 +234,15 @@ async fn what_was_lost_in_between_is_told() {
 #[tokio::test]
 async fn what_a_store_in_memory_evicted_is_before_what_it_has() {
     let room = Room::keeping(100, 1 << 20);
-    // One of a hundred is late, and one in the middle says that it is of tomorrow.
+    // One of a hundred is late, and an early one says that it is of tomorrow.
     let at = |seq| match seq {
-        25_000 => 100_000_000,
+        25 => 100_000_000,
         seq if seq % 100 == 50 => 1_000 * (seq - 30),
         seq => 1_000 * seq,
     };
     let epoch = room.publish((1..=30_000).map(at)).await;
-    room.record(&epoch, (1..=30_000).map(|seq| (at(seq), seq)), "{}").await;
+    let data = format!("\"{}\"", "x".repeat(98));
+    room.record(&epoch, (1..=30_000).map(|seq| (at(seq), seq)), &data).await;
     let (older, messages, complete) = room.get(Replay::Nothing, 0, 29_900).await;
     let first = older[0];
     assert!((15_000..29_000).contains(&first), "{first}");

@@ -187,7 +187,7 @@ fn push_number(mut number: u64, out: &mut Vec<u8>) {
 
 /// Small for what is near 0, on either side.
 fn zigzag(number: i64) -> u64 {
-    (number << 1 ^ number >> 63) as u64
+    ((number << 1) ^ (number >> 63)) as u64
 }
 
 fn unzigzag(number: u64) -> i64 {
@@ -270,7 +270,7 @@ impl Packed {
         let has = reader.take(1)?[0];
         let mut figures = [None; 6];
         for (bit, figure) in figures.iter_mut().enumerate() {
-            if has >> bit & 1 == 1 {
+            if (has >> bit) & 1 == 1 {
                 *figure = Some(f64::from_le_bytes(reader.take(8)?.try_into().ok()?));
             }
         }
