@@ -207,9 +207,10 @@ async fn of_the_last_node_it_is_said_that_nobody_can_connect_and_that_is_so() {
     let cluster = Cluster::start(&[]).await;
     let mut page = Browser::start();
     page.open(&cluster.url("/dashboard")).await;
-    for (id, told, not_told) in
-        [("n1", "accepts no new sessions", "last node"), ("n2", "last node that accepts clients", "without being")]
-    {
+    for (id, told, not_told) in [
+        ("n1", "accepts no new sessions", "last node"),
+        ("n2", "last node that accepts clients", "without being"),
+    ] {
         condition(&mut page, id, "up").await;
         page.click(&format!("{} [data-act=change]", row(id))).await;
         page.until_text("#confirm-text", told).await;
