@@ -132,7 +132,7 @@ struct Publish<'a> {
 pub(crate) async fn run(args: BaselineArgs) -> anyhow::Result<bool> {
     let cannot = |error| CannotListen { address: args.listen, error };
     let listener = TcpListener::bind(args.listen).await.map_err(cannot)?;
-    println!("{}", listener.local_addr()?);
+    crate::out::line(listener.local_addr()?);
     serve_all(listener).await;
     Ok(true)
 }

@@ -386,7 +386,7 @@ async fn receive_only(args: &FanoutArgs, run: Run, messages: u64) -> anyhow::Res
     if args.target.json {
         eprintln!("{ready}");
     } else {
-        println!("{ready}");
+        crate::out::line(ready);
     }
     let complete = || {
         let done = |subscriber: &Subscriber| subscriber.closed.is_some() || subscriber.received() >= messages;

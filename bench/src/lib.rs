@@ -33,6 +33,7 @@ mod idle;
 mod inbox;
 mod lagging;
 mod opening;
+pub mod out;
 mod positions;
 mod procstat;
 mod publish;

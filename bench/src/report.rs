@@ -156,7 +156,7 @@ impl Report {
         if as_json {
             self.json.insert("ok".to_owned(), Value::from(ok));
             self.json.insert("failed".to_owned(), Value::from(self.failed));
-            println!("{}", Value::Object(self.json));
+            crate::out::line(Value::Object(self.json));
             return ok;
         }
         let mut table = Table::new();
@@ -164,11 +164,11 @@ impl Report {
         for (label, text) in self.rows {
             table.add_row([label, text]);
         }
-        println!("{table}");
+        crate::out::line(table);
         if ok {
-            println!("all checks held");
+            crate::out::line("all checks held");
         } else {
-            println!("FAILED\n  {}", self.failed.join("\n  "));
+            crate::out::line(format_args!("FAILED\n  {}", self.failed.join("\n  ")));
         }
         ok
     }

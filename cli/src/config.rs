@@ -36,17 +36,19 @@ pub(crate) fn load(
 /// `tickmesh config`
 pub(crate) fn run(what: &ConfigCommand) -> anyhow::Result<()> {
     match what {
-        ConfigCommand::Default => print!("{}", Config::default_toml()),
+        ConfigCommand::Default => tickmesh_bench::out::text(Config::default_toml()),
         ConfigCommand::Check { file } => {
             let config = load(&Config::node_defaults(), Some(file), [])?;
             tickmesh_store::check(&config).map_err(|error| Unusable(error.to_string()))?;
             for warning in config.warnings() {
                 eprintln!("warning: {warning}");
             }
-            println!("{}: ok", file.display());
+            tickmesh_bench::out::line(format_args!("{}: ok", file.display()));
         }
         ConfigCommand::Effective { config } => {
-            print!("{}", load(&Config::node_defaults(), config.as_deref(), [])?.effective_toml());
+            tickmesh_bench::out::text(
+                load(&Config::node_defaults(), config.as_deref(), [])?.effective_toml(),
+            );
         }
     }
     Ok(())

@@ -59,12 +59,12 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         hangups.reload(loaded, load, lives.chain([gateway.live().clone()]).collect());
         gateway.joined(serve::PATIENCE).await;
         let url = serve::url(config, gateway.address());
-        print!("{}", Banner { url: &url, listening: gateway.address(), config });
+        tickmesh_bench::out::text(Banner { url: &url, listening: gateway.address(), config });
         // Through a node, so that it is counted as what others publish.
         let publisher = nodes.first().filter(|_| !args.no_feed).map(Node::publisher);
         let feeding = publisher.map(|publisher| actix_rt::spawn(feed::demo(publisher)));
         stop.wait().await;
-        println!("stopping; Ctrl-C again ends it at once");
+        tickmesh_bench::out::line("stopping; Ctrl-C again ends it at once");
         if let Some(feeding) = feeding {
             feeding.abort();
         }

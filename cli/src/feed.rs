@@ -56,13 +56,11 @@ pub(crate) fn run(args: &FeedArgs) -> anyhow::Result<()> {
         };
         bar.finish_and_clear();
         if !args.quiet {
-            println!(
-                "{} rows, {} messages published, {} rows skipped, in {:.1} s",
+            tickmesh_bench::out::line(format_args!("{} rows, {} messages published, {} rows skipped, in {:.1} s",
                 ticks.good.len() + ticks.bad,
                 published.get(),
                 ticks.bad,
-                begun.elapsed().as_secs_f64()
-            );
+                begun.elapsed().as_secs_f64()));
         }
         anyhow::ensure!(!interrupted, "interrupted");
         Ok(())

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &GatewayArgs) -> anyhow::Result<()> {
         let gateway = Gateway::start(&config, &id, serve::cluster(&config).seat(&id), routes)?;
         hangups.reload(config.clone(), load, vec![gateway.live().clone()]);
         gateway.joined(serve::PATIENCE).await;
-        println!("{}", serve::url(&config, gateway.address()));
+        tickmesh_bench::out::line(serve::url(&config, gateway.address()));
         stop.wait().await;
         gateway.stop().await;
         Ok(())

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &HealthArgs) -> anyhow::Result<()> {
         let status: Value = serde_json::from_slice(&body).with_context(|| format!("{url}: not JSON"))?;
         let status = status["status"].as_str().unwrap_or("no status");
         anyhow::ensure!(answer.status().is_success(), "{url}: {status}");
-        println!("{status}");
+        tickmesh_bench::out::line(status);
         Ok(())
     })
 }

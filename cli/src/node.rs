@@ -27,7 +27,7 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         let node = Node::start(&config, &id, serve::cluster(&config).seat(&id), stores, |_| {})?;
         hangups.reload(loaded, load, vec![node.live().clone()]);
         node.joined(serve::PATIENCE).await;
-        println!("{}", serve::url(&config, node.address()));
+        tickmesh_bench::out::line(serve::url(&config, node.address()));
         stop.wait().await;
         node.stop().await;
         Ok(())

@@ -43,14 +43,14 @@ pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
         reach::first(api.url(), api.ask(Method::GET, "/api/v1/cluster"), Refused::is).await?
     };
     let answer = actix_rt::System::new().block_on(asking)?;
-    println!(
+    tickmesh_bench::out::line(format_args!(
         "{:<24} {:<8} {:<22} {:>11} {:>6} {:>9} {:<8} state",
         "id", "kind", "address", "connections", "cpu", "memory", "version"
-    );
+    ));
     for kind in ["nodes", "gateways"] {
         for member in answer[kind].as_array().into_iter().flatten() {
             let text = |name: &str| member[name].as_str().unwrap_or_default().to_owned();
-            println!(
+            tickmesh_bench::out::line(format_args!(
                 "{:<24} {:<8} {:<22} {:>11} {:>5}% {:>6} MiB {:<8} {}",
                 text("id"),
                 text("kind"),
@@ -60,7 +60,7 @@ pub(crate) fn cluster(command: &ClusterCommand) -> anyhow::Result<()> {
                 member["memory_bytes"].as_u64().unwrap_or_default() >> 20,
                 text("version"),
                 if member["draining"] == true { "draining" } else { "up" },
-            );
+            ));
         }
     }
     Ok(())
@@ -89,7 +89,7 @@ async fn drain(args: &DrainArgs) -> anyhow::Result<()> {
         let left =
             node.map_or(Some(0), |node| node["connections"].as_u64().filter(|_| node["draining"] == true));
         if left == Some(0) {
-            println!("{id}: empty");
+            tickmesh_bench::out::line(format_args!("{id}: empty"));
             return Ok(());
         }
         let count = left.map_or_else(|| "an unknown number of".into(), |left| left.to_string());
@@ -100,7 +100,11 @@ async fn drain(args: &DrainArgs) -> anyhow::Result<()> {
 
 async fn tell(api: &Api, id: &str, what: &str) -> anyhow::Result<()> {
     let answer = api.ask(Method::POST, &format!("/api/v1/nodes/{id}/{what}")).await?;
-    println!("{}: {}", answer["node_id"].as_str().unwrap_or(id), answer["status"].as_str().unwrap_or("told"));
+    tickmesh_bench::out::line(format_args!(
+        "{}: {}",
+        answer["node_id"].as_str().unwrap_or(id),
+        answer["status"].as_str().unwrap_or("told")
+    ));
     Ok(())
 }
 

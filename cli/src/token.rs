@@ -62,7 +62,7 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
         subscribe: patterns("--subscribe", &args.subscribe)?,
         publish: patterns("--publish", &args.publish)?,
     };
-    println!("{}", sign(&args.user, role, rooms, (now, exp), secret)?);
+    tickmesh_bench::out::line(sign(&args.user, role, rooms, (now, exp), secret)?);
     Ok(())
 }
 

@@ -39,7 +39,7 @@ struct Server {
     address: String,
     /// Its first line.
     first: String,
-    /// The rest. Kept open: a closed pipe would be an error to the process.
+    /// The rest.
     stdout: BufReader<std::process::ChildStdout>,
 }
 

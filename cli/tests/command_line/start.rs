@@ -120,3 +120,16 @@ fn a_port_alone_is_one_of_this_machine() {
         }
     }
 }
+
+#[test]
+fn a_reader_that_is_gone_is_no_fault_of_the_command() {
+    for args in [&["config", "default"][..], &["token", "--user", "ann", "--secret", SECRET]] {
+        let mut command = tickmesh();
+        let mut child =
+            command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // As `| head` does when it has what it wants.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
+}
