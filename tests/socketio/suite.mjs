@@ -40,6 +40,15 @@ class Peer {
 const engine = "/engine.io/?EIO=4";
 const polling = `${engine}&transport=polling`;
 async function poll(sid) { return fetch(`${url}${polling}&sid=${sid}`); }
+// What a poll brings beside pings, which are answered: on a busy machine one may come at any time.
+async function pollButPing(sid) {
+  for (;;) {
+    const packets = (await (await poll(sid)).text()).split("\x1e");
+    const others = packets.filter((packet) => packet !== "2");
+    if (others.length < packets.length) await post(`${polling}&sid=${sid}`, "3");
+    if (others.length) return others.join("\x1e");
+  }
+}
 async function begin() {
   const text = await (await fetch(url + polling)).text();
   return JSON.parse(text.slice(1)).sid;
@@ -99,11 +108,11 @@ const cases = {
     const pushed = await post(`${polling}&sid=${sid}`, "4hello");
     assert.equal(pushed.status, 200);
     assert.equal(await pushed.text(), "ok");
-    assert.equal(await (await poll(sid)).text(), "4hello");
+    assert.equal(await pollButPing(sid), "4hello");
     await post(`${polling}&sid=${sid}`, "4test1\x1e4test2\x1e4test3");
-    assert.equal(await (await poll(sid)).text(), "4test1\x1e4test2\x1e4test3");
+    assert.equal(await pollButPing(sid), "4test1\x1e4test2\x1e4test3");
     await post(`${polling}&sid=${sid}`, "bAQIDBA==");
-    assert.equal(await (await poll(sid)).text(), "bAQIDBA==");
+    assert.equal(await pollButPing(sid), "bAQIDBA==");
   },
   async "bad payload on polling"() {
     const sid = await begin();
@@ -134,9 +143,9 @@ const cases = {
   async "packets on websocket"() {
     const peer = await websocket();
     peer.send("4hello");
-    assert.equal(await peer.next(), "4hello");
+    assert.equal(await peer.nextButPing(), "4hello");
     peer.send(Buffer.from([1, 2, 3, 4]));
-    assert.deepEqual(await peer.next(), Buffer.from([1, 2, 3, 4]));
+    assert.deepEqual(await peer.nextButPing(), Buffer.from([1, 2, 3, 4]));
     peer.send("abc");
     await peer.ends();
   },
@@ -248,7 +257,7 @@ const cases = {
     await first.ends();
     // Neither became the transport: the session goes on, and another one may.
     await post(`${polling}&sid=${sid}`, "4a");
-    assert.equal(await (await poll(sid)).text(), "4a");
+    assert.equal(await pollButPing(sid), "4a");
     const third = await upgrading(sid);
     third.send("2probe");
     third.send("5");
