@@ -49,6 +49,10 @@ async function pollButPing(sid) {
     if (others.length) return others.join("\x1e");
   }
 }
+// What ends a poll that waits during an upgrade: a noop, or the ping that was due by then on a busy machine.
+async function assertEnded(polled) {
+  assert.match(await (await polled).text(), /^[26]$/);
+}
 async function begin() {
   const text = await (await fetch(url + polling)).text();
   return JSON.parse(text.slice(1)).sid;
@@ -221,9 +225,9 @@ const cases = {
     const peer = await upgrading(sid);
     peer.send("2probe");
     assert.equal(await peer.next(), "3probe");
-    assert.equal(await (await polled).text(), "6");
+    await assertEnded(polled);
     // One that comes now waits for the upgrade, but not until the next packet.
-    assert.equal(await (await poll(sid)).text(), "6");
+    await assertEnded(poll(sid));
     peer.send("5");
     peer.send("4hello");
     assert.equal(await peer.nextButPing(), "4hello");
@@ -240,7 +244,7 @@ const cases = {
       polled ||= poll(sid);
       const { status } = await polled;
       assert.equal(status, waits ? 200 : 400);
-      if (waits) assert.equal(await (await polled).text(), "6");
+      if (waits) await assertEnded(polled);
       peer.send("4hello");
       assert.equal(await peer.nextButPing(), "3probe");
       assert.equal(await peer.nextButPing(), "4hello");
