@@ -6,7 +6,7 @@
 //! * [`pulse`]: what a process tells of itself in the cluster's own rooms
 //! * [`seat`]: one process's place, all ports together · [`redis`]: connections and keys · [`counts`]: who follows what
 //! * [`config`]: one typed configuration · [`heap`]: what things take in memory
-//! · [`fair`]: how a bound in bytes is divided
+//! * [`fair`]: how a bound in bytes is divided
 
 pub mod broker;
 pub mod bus;
