@@ -163,8 +163,13 @@ impl<M: Measure> Task<M> {
         }
         if let Some(moved) = self.measure.moved() {
             self.moves += 1;
-            let what = if moved.cause == "move" { "moved" } else { "were taken over" };
-            let text = format!("{} sessions {what} at gateway {id}", moved.sessions);
+            let what = match (moved.cause.as_ref(), moved.sessions) {
+                ("move", 1) => "session moved",
+                ("move", _) => "sessions moved",
+                (_, 1) => "session was taken over",
+                _ => "sessions were taken over",
+            };
+            let text = format!("{} {what} at gateway {id}", moved.sessions);
             let data = EventData { id: id.clone(), run: Some(run), at: now, text, moved: Some(moved) };
             self.wait(MOVED_EVENT, &data, &format!("moved:{id}:{run}:{}", self.moves));
         }
